@@ -1,0 +1,121 @@
+"""The frozen transformer: images to tokens to blocks to one feature, and the sites where a tuning may steer it."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes a tuning needs to know: ``tokens`` counts everything the first block sees (CLS, registers, patches)."""
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a number obtained with a backbone depends on.
+
+    ``weights`` is the sha256 of the pre-trained tensors before any resampling, without the classifier; ``mean`` and
+    ``std`` are applied to inputs in [0, 1]; ``input_size`` is in pixels.
+    """
+
+    name: str
+    weights: str
+    preprocessing: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class BlockSites(Protocol):
+    """What one block asks of a tuning; :class:`evertune.tuning.BlockTuning` answers each with the identity."""
+
+    def tokens_in(self, x: Tensor) -> Tensor: ...
+    def tokens_out(self, x: Tensor) -> Tensor: ...
+    def project(self, x: Tensor, name: str, y: Tensor) -> Tensor: ...
+    def normed(self, name: str, y: Tensor) -> Tensor: ...
+    def prefix(self) -> tuple[Tensor, Tensor] | None: ...
+    def attended(self, y: Tensor) -> Tensor: ...
+    def between(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def beside_mlp(self, x: Tensor) -> Tensor | None: ...
+
+
+class Sites(Protocol):
+    """What one backbone pass asks of a tuning."""
+
+    prepended: int
+    """Tokens in front of CLS that are still there after the last block (0 unless prompts are kept)."""
+
+    def block(self, index: int) -> BlockSites | None: ...
+    def normed(self, name: str, y: Tensor) -> Tensor: ...
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen pre-trained transformer; ``backbone(images, tuning)`` is the feature of each image.
+
+    It owns no trainable parameter, is always in evaluation mode, and is never copied: every learner is this one object
+    called with another tuning.
+    """
+
+    shape: Shape
+    identity: Identity
+    mean: Tensor
+    std: Tensor
+
+    def freeze(self) -> Self:
+        self.requires_grad_(False)
+        return self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode whatever is asked: a frozen model has no training behaviour."""
+        return super().train(False)
+
+    @abstractmethod
+    def embed(self, images: Tensor, tuning: Sites | None = None) -> Tensor:
+        """Images [B, 3, S, S] in [0, 1] to tokens [B, N, D] as the first block sees them."""
+
+    @abstractmethod
+    def run(self, tokens: Tensor, tuning: Sites | None, start: int, stop: int) -> Tensor:
+        """Tokens [B, N, D] through blocks ``start`` to ``stop`` (exclusive).
+
+        Where only CLS is read afterwards, the last block answers one query per image and gives [B, 1, D].
+        """
+
+    @abstractmethod
+    def read(self, tokens: Tensor, tuning: Sites | None) -> Tensor:
+        """What the last block gave to the feature [B, L], as the library pools it (CLS, average, attention)."""
+
+    def forward(self, images: Tensor, tuning: Sites | None = None) -> Tensor:
+        """Images [B, 3, S, S] in [0, 1] to features [B, L]."""
+        tokens = self.run(self.embed(images, tuning), tuning, 0, self.shape.depth)
+        return self.read(tokens, tuning)
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of named tensors: names, shapes and float32 values, independent of order and of how they were stored.
+
+    >>> import torch
+    >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2, dtype=torch.float16)})
+    True
+    """
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach()
+        total.update(f"{name}{tuple(tensor.shape)}".encode())
+        total.update(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,201 @@
+"""Any timm ``VisionTransformer`` as a backbone: ViT, DeiT, DeiT-III, DINOv2 with registers, CLIP, SigLIP, AugReg …
+
+A block without a tuning is the library's own call. A tuned block is the same arithmetic over the library's own
+submodules with the sites opened; a test holds the two equal for every family.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from timm.layers import Attention, Mlp
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evertune.backbones.backbone import Backbone, BlockSites, Identity, Shape, Sites, digest
+from evertune.errors import BackboneError
+
+
+class TimmViT(Backbone):
+    """A timm ``VisionTransformer`` with its classifier removed.
+
+    Parameters
+    ----------
+    model
+        The model at its native input size, weights loaded. It is taken over, not copied.
+    name
+        What the weights are called (``architecture.tag`` where timm knows them).
+    input_size
+        Pixels; another size than the native one resamples patch and position embedding by timm's own rule.
+    preprocessing
+        ``"native"``: the checkpoint's own mean and standard deviation; ``"unit"``: inputs stay in [0, 1], the habit of
+        RanPAC, SAFE, APER and SimpleCIL.
+
+    Raises
+    ------
+    BackboneError
+        The model is not a ``VisionTransformer``, or one of its blocks is of a kind whose inside has no sites.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, *, input_size: int | None = None, preprocessing: str = "native"
+    ) -> None:
+        super().__init__()
+        vit = _servable(model, name)
+        vit.reset_classifier(0, vit.global_pool)
+        weights = digest(vit.state_dict())
+        native = vit.patch_embed.img_size
+        native_size = int(native[0]) if native else 224
+        size = input_size or native_size
+        patch = int(vit.patch_embed.patch_size[0])
+        if size % patch:
+            raise BackboneError(f"{name}: an input of {size} px is not a multiple of its {patch} px patches; try {size // patch * patch or patch}.")
+        if size != native_size:
+            vit.set_input_size(img_size=(size, size))
+        if preprocessing == "native":
+            mean = tuple(float(v) for v in vit.pretrained_cfg.get("mean", (0.5, 0.5, 0.5)))
+            std = tuple(float(v) for v in vit.pretrained_cfg.get("std", (0.5, 0.5, 0.5)))
+        elif preprocessing == "unit":
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        else:
+            raise BackboneError(f"Preprocessing {preprocessing!r} does not exist: choose 'native' (the checkpoint's mean and std) or 'unit' ([0, 1]).")
+        self.vit = vit
+        self.reads_cls = vit.global_pool == "token"
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        first = cast(Block, vit.blocks[0])
+        self.shape = Shape(
+            width=vit.embed_dim,
+            depth=len(vit.blocks),
+            heads=first.attn.num_heads,
+            hidden=first.mlp.fc1.out_features,
+            tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
+        )
+        self.identity = Identity(name, weights, preprocessing, mean, std, size)
+        self.freeze()
+
+    def embed(self, images: Tensor, tuning: Sites | None = None) -> Tensor:
+        if images.shape[-1] != self.identity.input_size or images.shape[-2] != self.identity.input_size:
+            raise BackboneError(
+                f"{self.identity.name} takes {self.identity.input_size} px images, got {tuple(images.shape)}: resize "
+                f"them, or load the backbone with input_size={images.shape[-1]}."
+            )
+        if self.identity.preprocessing != "unit":
+            images = (images - self.mean) / self.std
+        x = self.vit.patch_embed(images)
+        if tuning is not None:
+            x = tuning.normed("patch_embed", x)
+        return cast(Tensor, self.vit.norm_pre(self.vit._pos_embed(x)))
+
+    def run(self, tokens: Tensor, tuning: Sites | None, start: int, stop: int) -> Tensor:
+        prepended = tuning.prepended if tuning is not None else 0
+        for i in range(start, stop):
+            sites = tuning.block(i) if tuning is not None else None
+            cls = prepended if self.reads_cls and i == self.shape.depth - 1 else None
+            block = cast(Block, self.vit.blocks[i])
+            tokens = block(tokens) if sites is None and cls is None else _block(block, tokens, sites or IDENTITY, cls)
+        return tokens
+
+    def read(self, tokens: Tensor, tuning: Sites | None) -> Tensor:
+        if tuning is not None and not self.reads_cls:
+            tokens = tokens[:, tuning.prepended :]
+        x = self.vit.norm(tokens)
+        if tuning is not None:
+            x = tuning.normed("norm", x)
+        return cast(Tensor, self.vit.forward_head(x, pre_logits=True))
+
+
+class _NoTuning:
+    """The identity at every site."""
+
+    def tokens_in(self, x: Tensor) -> Tensor:
+        return x
+
+    def tokens_out(self, x: Tensor) -> Tensor:
+        return x
+
+    def project(self, x: Tensor, name: str, y: Tensor) -> Tensor:
+        return y
+
+    def normed(self, name: str, y: Tensor) -> Tensor:
+        return y
+
+    def prefix(self) -> tuple[Tensor, Tensor] | None:
+        return None
+
+    def attended(self, y: Tensor) -> Tensor:
+        return y
+
+    def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+    def beside_mlp(self, x: Tensor) -> Tensor | None:
+        return None
+
+
+IDENTITY = _NoTuning()
+
+
+def _block(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tensor:
+    """One pre-norm block with its sites. With ``cls`` only that token is answered: keys and values of all tokens, but
+    query, output projection and MLP of one; nothing after the attention mixes tokens, so the answer is exact."""
+    x = sites.tokens_in(x)
+    h = sites.normed("norm1", block.norm1(x))
+    y = sites.attended(_attention(block.attn, h, sites, cls))
+    x = (x if cls is None else x[:, cls : cls + 1]) + block.ls1(y)
+    into_mlp, residual = sites.between(x) if cls is None else (x, x)
+    y = block.ls2(_mlp(block.mlp, sites.normed("norm2", block.norm2(into_mlp)), sites))
+    beside = sites.beside_mlp(x)
+    out = residual + y if beside is None else residual + y + beside
+    return sites.tokens_out(out) if cls is None else out
+
+
+def _attention(attn: Attention, x: Tensor, sites: BlockSites, cls: int | None) -> Tensor:
+    batch, _, _ = x.shape
+    inner = attn.num_heads * attn.head_dim
+    asked = x if cls is None else x[:, cls : cls + 1]
+    if cls is None:
+        q, k, v = attn.qkv(x).chunk(3, dim=-1)
+    else:
+        weight, bias = attn.qkv.weight, attn.qkv.bias
+        q = F.linear(asked, weight[:inner], None if bias is None else bias[:inner])
+        k, v = F.linear(x, weight[inner:], None if bias is None else bias[inner:]).chunk(2, dim=-1)
+    q, k, v = sites.project(asked, "q", q), sites.project(x, "k", k), sites.project(x, "v", v)
+    q, k, v = (t.view(batch, -1, attn.num_heads, attn.head_dim).transpose(1, 2) for t in (q, k, v))
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    extra = sites.prefix()
+    if extra is not None:  # in key and value space: [B or 1, H, P, d], after the projections and norms
+        k, v = (torch.cat([p.expand(batch, -1, -1, -1), t], dim=2) for p, t in zip(extra, (k, v), strict=True))
+    y = F.scaled_dot_product_attention(q, k, v)
+    y = y.transpose(1, 2).reshape(batch, -1, inner)
+    y = attn.norm(y) if hasattr(attn, "norm") else y
+    return sites.project(y, "o", attn.proj(y))
+
+
+def _mlp(mlp: Mlp, x: Tensor, sites: BlockSites) -> Tensor:
+    h = mlp.norm(mlp.act(sites.project(x, "fc1", mlp.fc1(x))))
+    return sites.project(h, "fc2", mlp.fc2(h))
+
+
+def _servable(model: nn.Module, name: str) -> VisionTransformer:
+    """The model, if the sites can serve it."""
+    if not isinstance(model, VisionTransformer):
+        raise BackboneError(
+            f"{name} is a {type(model).__name__}: the tuning sites are defined for timm's VisionTransformer "
+            "(ViT, DeiT, DeiT-III, DINOv2, CLIP, SigLIP …). Choose one of those."
+        )
+    for i, block in enumerate(model.blocks):
+        parts = (type(block), type(getattr(block, "attn", None)), type(getattr(block, "mlp", None)))
+        if parts != (Block, Attention, Mlp):
+            found = ", ".join(p.__name__ for p in parts)
+            raise BackboneError(
+                f"{name}: block {i} is made of ({found}), the tuning sites need timm's (Block, Attention, Mlp): its "
+                "attention and MLP cannot be opened without changing what it computes."
+            )
+        if getattr(block.attn, "gate", None) is not None:
+            raise BackboneError(f"{name}: the attention of block {i} is gated, which the tuning sites do not serve.")
+    if model.global_pool == "":
+        raise BackboneError(f"{name} pools nothing (global_pool=''): a feature per image is needed. Use 'token' or 'avg'.")
+    return model

@@ -1,0 +1,17 @@
+"""Runs methods: phases, devices, precision, processes, files."""
+
+from evertune.engine.engine import Engine, PhaseReport
+from evertune.engine.runtime import Runtime, Seeds
+from evertune.engine.store import read_json, read_tensors, write_atomic, write_json, write_tensors
+
+__all__ = [
+    "Engine",
+    "PhaseReport",
+    "Runtime",
+    "Seeds",
+    "read_json",
+    "read_tensors",
+    "write_atomic",
+    "write_json",
+    "write_tensors",
+]

@@ -1,0 +1,106 @@
+"""Device, precision and processes (Accelerate), and the seeds of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather, pad_across_processes, reduce
+from torch import Tensor, nn
+
+from evertune.errors import ConfigError, nearest
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Separate seeds: class ``order``, ``init`` of parameters and projections, ``augmentation`` and the order of
+    batches (with dropout), ``sampling`` of held-out rows."""
+
+    order: int = 1993
+    init: int = 0
+    augmentation: int = 0
+    sampling: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class Runtime:
+    """Where and how tensors are computed.
+
+    Parameters
+    ----------
+    device
+        ``"auto"`` (what Accelerate finds), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    precision
+        ``"fp32"`` or ``"bf16"`` for the backbone's passes; statistics and heads stay in float32 and float64.
+
+    Notes
+    -----
+    Started by ``accelerate launch`` or ``torchrun``, every process takes its part of each batch: gradients are averaged,
+    and statistics see the gathered features, so all processes hold the same learner.
+    """
+
+    def __init__(self, device: str = "auto", precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(f"Precision {precision!r} does not exist. {nearest(precision, PRECISIONS)}")
+        self.state = PartialState(cpu=device == "cpu")
+        try:
+            self.device = self.state.device if device == "auto" else torch.device(device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"Device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'.") from error
+        self.precision = precision
+
+    @property
+    def rank(self) -> int:
+        return int(self.state.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self.state.num_processes)
+
+    @property
+    def main(self) -> bool:
+        return bool(self.state.is_main_process)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision of backbone passes."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    def images(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, S, S] to float32 in [0, 1] on the device."""
+        return images.to(self.device, non_blocking=True).float() / 255
+
+    def gather(self, part: Tensor) -> Tensor:
+        """The batch's rows of all processes, in order; parts may differ in length by a row or be empty."""
+        if self.world == 1:
+            return part
+        lengths = gather(torch.tensor([len(part)], device=self.device)).tolist()
+        whole = gather(pad_across_processes(part.contiguous()))
+        longest = max(lengths)
+        return torch.cat([whole[i * longest : i * longest + n] for i, n in enumerate(lengths)])
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter], weight: float) -> None:
+        """Σ over processes of ``weight`` · gradient, in place; ``weight`` is this process's share of the batch."""
+        if self.world == 1:
+            return
+        for p in parameters:
+            if p.requires_grad:
+                local = torch.zeros_like(p) if p.grad is None else p.grad * weight
+                p.grad = reduce(local, "sum")
+
+    def sum(self, value: Tensor) -> Tensor:
+        return reduce(value, "sum") if self.world > 1 else value
+
+    def wait(self) -> None:
+        self.state.wait_for_everyone()
+
+    def describe(self) -> dict[str, Any]:
+        return {"device": self.device.type, "precision": self.precision, "processes": self.world}

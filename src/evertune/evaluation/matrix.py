@@ -1,0 +1,186 @@
+"""The result of a run: how many test examples of each group were right after each stage."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evertune.errors import ConfigError, DataError, StorageError, nearest
+
+Counts = NDArray[np.int64]
+
+FORMAT = "evertune.accuracy-matrix/1"
+
+
+class AccuracyMatrix:
+    """Correct answers per stage and group, for one or more parts of a method.
+
+    Stage t is the state after task t; group i holds the test examples of task i (its classes, or its domain). A stage
+    is evaluated on the groups seen so far, i ≤ t, in class- and domain-incremental streams alike. Both count from 0.
+
+    A *part* is a predictor of its own inside the method ("mixture", "slow", "fast"); parts appear as they are recorded,
+    and the `primary` one is the method's answer. All parts are judged on the same test examples.
+
+    >>> matrix = AccuracyMatrix()
+    >>> matrix.record(0, 0, correct=9, total=10)
+    >>> matrix.record(1, 0, correct=8, total=10)
+    >>> matrix.record(1, 1, correct=5, total=5)
+    >>> matrix.accuracy(1, 0)
+    80.0
+    """
+
+    def __init__(self, primary: str = "model") -> None:
+        self.primary = primary
+        self._correct: dict[str, dict[tuple[int, int], int]] = {}
+        self._totals: dict[int, int] = {}
+        self._names: dict[int, str] = {}
+
+    def record(
+        self,
+        stage: SupportsIndex,
+        group: SupportsIndex,
+        correct: SupportsIndex,
+        total: SupportsIndex,
+        *,
+        part: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Enter one cell; a cell entered again is replaced.
+
+        `total` is the group's number of test examples: the same at every stage and for every part, 0 for a task without
+        test data. `part` is the primary one unless named, `name` what tables and pictures call the group.
+
+        Raises DataError where counts are impossible or contradict what was recorded before.
+        """
+        stage, group, correct, total = _whole(stage=stage, group=group, correct=correct, total=total)
+        where = f"stage {stage}, group {group}"
+        if not 0 <= group <= stage:
+            raise DataError(
+                f"{where}: a stage is evaluated on the groups seen so far; record group 0 to the stage's own."
+            )
+        if not 0 <= correct <= total:
+            raise DataError(
+                f"{where}: {correct} correct of {total} test examples is impossible; check what was counted."
+            )
+        if self._totals.get(group, total) != total:
+            raise DataError(
+                f"{where}: {total} test examples, but {self._totals[group]} when the group was recorded first; "
+                "evaluate every stage and part on the same test data."
+            )
+        if name is not None and self._names.get(group, name) != name:
+            raise DataError(f"{where}: named {name!r}, but {self._names[group]!r} before; keep one name per group.")
+        self._totals[group] = total
+        if name is not None:
+            self._names[group] = name
+        self._correct.setdefault(self.primary if part is None else part, {})[stage, group] = correct
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The recorded parts, the primary one first."""
+        return tuple(sorted(self._correct, key=lambda part: part != self.primary))
+
+    @property
+    def stages(self) -> int:
+        """The number of stages T recorded so far, over all parts."""
+        return max((stage + 1 for cells in self._correct.values() for stage, _ in cells), default=0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name per group: "task 1", "task 2", … where none was given."""
+        return tuple(self._names.get(group, f"task {group + 1}") for group in range(self.stages))
+
+    def accuracy(self, stage: int, group: int, part: str | None = None) -> float:
+        """Accuracy in percent of one cell, NaN for a group without test examples."""
+        cells = self._cells(part)
+        if (stage, group) not in cells:
+            raise DataError(f"stage {stage}, group {group} of part {part or self.primary!r} was not recorded.")
+        total = self._totals[group]
+        return 100.0 * cells[stage, group] / total if total else math.nan
+
+    def counts(self, part: str | None = None) -> tuple[Counts, Counts]:
+        """The arguments of every metric: correct [T, T] (stage, group; zero above the diagonal) and totals [T].
+
+        Raises DataError where a cell on or below the diagonal is missing: a metric over half a stage would mislead.
+        """
+        cells, stages = self._cells(part), self.stages
+        seen = [(stage, group) for stage in range(stages) for group in range(stage + 1)]
+        missing = [f"({stage}, {group})" for stage, group in seen if (stage, group) not in cells]
+        if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise DataError(
+                f"part {part or self.primary!r} lacks the cells (stage, group) {', '.join(missing[:5])}{more}; "
+                "record all groups seen at each stage, for every part."
+            )
+        correct = np.zeros((stages, stages), dtype=np.int64)
+        for cell in seen:
+            correct[cell] = cells[cell]
+        return correct, np.array([self._totals[group] for group in range(stages)], dtype=np.int64)
+
+    def to_json(self) -> str:
+        """One line of JSON holding whole numbers and names only; null marks a cell not yet recorded."""
+        rows = {
+            part: [[cells.get((stage, group)) for group in range(stage + 1)] for stage in range(self.stages)]
+            for part, cells in self._correct.items()
+        }
+        groups = range(max(self._totals, default=-1) + 1)
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "primary": self.primary,
+                "names": [self._names.get(group) for group in groups],
+                "totals": [self._totals.get(group) for group in groups],
+                "correct": rows,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> AccuracyMatrix:
+        """The matrix that `to_json` wrote; StorageError where the text is damaged or of another format."""
+        try:
+            content: dict[str, Any] = json.loads(text)
+            if content["format"] != FORMAT:
+                raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
+            for name in (content["primary"], *filter(None, content["names"])):
+                if not isinstance(name, str):
+                    raise ValueError(f"{name!r} is not a name")
+            matrix = cls(content["primary"])
+            for part, rows in content["correct"].items():
+                for stage, row in enumerate(rows):
+                    for group, correct in enumerate(row):
+                        if correct is not None:
+                            total, name = content["totals"][group], content["names"][group]
+                            matrix.record(stage, group, correct, total, part=part, name=name)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, DataError) as error:
+            reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            raise StorageError(
+                f"this is no whole accuracy matrix: {reason}. Evaluate again, or use an intact copy."
+            ) from error
+        return matrix
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AccuracyMatrix) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def __repr__(self) -> str:
+        return f"AccuracyMatrix({self.stages} stages; parts: {', '.join(self.parts) or 'none yet'})"
+
+    def _cells(self, part: str | None) -> dict[tuple[int, int], int]:
+        if not self._correct:
+            raise DataError("the accuracy matrix is empty; record at least one stage first.")
+        part = self.primary if part is None else part
+        if part not in self._correct:
+            raise ConfigError(f"the accuracy matrix has no part {part!r}. {nearest(part, self._correct)}")
+        return self._correct[part]
+
+
+def _whole(**values: SupportsIndex) -> tuple[int, ...]:
+    for name, value in values.items():
+        if not hasattr(value, "__index__"):
+            raise DataError(f"{name} must be a whole number, not {value!r}; record counts, not rates.")
+    return tuple(operator.index(value) for value in values.values())

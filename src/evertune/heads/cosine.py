@@ -1,0 +1,49 @@
+"""Cosine classifier with one learnable scale (SAFE spec §1, §6.2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evertune.statistics import Growing
+
+
+class CosineHead(Growing):
+    """σ · cos(x, w_c): features [B, L] to logits [B, K]. Grows by rows."""
+
+    weight: nn.Parameter
+    sigma: nn.Parameter
+
+    def __init__(self, width: int, sigma: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(0, width))
+        self.sigma = nn.Parameter(torch.tensor(float(sigma)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sigma * F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
+
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
+
+    def grow(self, rows: Tensor) -> None:
+        """Append ``rows`` [C, L] for new classes.
+
+        Rows of zeros are legal and harmful: the gradient of w/‖w‖ at zero is 10¹² times too long, so the first step
+        throws the row to a norm of 10¹⁰ and its direction never changes again (SAFE spec T1). Imprint, or draw.
+        """
+        rows = rows.to(self.weight)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), rows]), requires_grad=self.weight.requires_grad)
+
+    def draw(self, classes: int, generator: torch.Generator) -> None:
+        """Append ``classes`` rows drawn from U(±1/√L)."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        self.grow((torch.rand(classes, self.weight.shape[1], generator=generator) * 2 - 1) * bound)
+
+    def imprint(self, means: Tensor) -> None:
+        """Append rows along ``means`` [C, L], as long as the present rows are on average (D2)."""
+        length = self.weight.detach().norm(dim=1).mean() if len(self.weight) else 1.0
+        self.grow(F.normalize(means.to(self.weight), dim=1) * length)

@@ -1,0 +1,37 @@
+"""Linear classifier that grows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evertune.statistics import Growing
+
+
+class LinearHead(Growing):
+    """x Wᵀ + b: features [B, L] to logits [B, K]. Old rows are untouched when it grows."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(0, width))
+        self.bias = nn.Parameter(torch.zeros(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
+
+    def grow(self, classes: int, generator: torch.Generator) -> None:
+        """Append ``classes`` rows drawn from U(±1/√L), with zero bias."""
+        width = self.weight.shape[1]
+        rows = (torch.rand(classes, width, generator=generator) * 2 - 1) / math.sqrt(width)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), rows.to(self.weight)]))
+        self.bias = nn.Parameter(torch.cat([self.bias.detach(), self.bias.new_zeros(classes)]))

@@ -1,0 +1,80 @@
+"""Ridge regression on randomly projected features (RanPAC; SAFE spec §5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evertune.statistics import Gram, Growing, holdout, select_ridge
+
+
+def random_projection(width: int, features: int, generator: torch.Generator) -> Tensor:
+    """R [L, M] with entries from N(0, 1), without scaling; drawn once and shared by all learners and tasks (T19)."""
+    return torch.randn(width, features, generator=generator)
+
+
+def project(features: Tensor, projection: Tensor) -> Tensor:
+    """h = ReLU(φ R), [B, M] in float32; with an empty projection (M = 0) the features themselves ("no RPs")."""
+    if not projection.numel():
+        return features.float()
+    return torch.relu(features.float() @ projection)
+
+
+@dataclass(frozen=True)
+class RidgeOptions:
+    """How λ is found.
+
+    ``strength`` fixes it; otherwise the best of ``grid`` on ``fraction`` of the current task, drawn by class
+    (``stratified``) or not (released).
+    """
+
+    grid: tuple[float, ...]
+    strength: float | None = None
+    fraction: float = 0.2
+    stratified: bool = True
+
+    @staticmethod
+    def decades(low: int, high: int, features: int, *, scaled: bool = True) -> tuple[float, ...]:
+        """10^low … 10^high; ``scaled`` by M/10⁴, since the useful range follows the number of features (T20)."""
+        factor = features / 1e4 if scaled and features else 1.0
+        return tuple(10.0**p * factor for p in range(low, high + 1))
+
+
+class RidgeHead(Growing):
+    """h(x)ᵀ A over the classes seen, with A = (G + λI)⁻¹ Q of the statistics it is solved from."""
+
+    A: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("A", torch.zeros(0, 0))
+        self.strength: float | None = None
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Projected features [B, M] to scores [B, K]."""
+        return h.to(self.A.dtype) @ self.A
+
+    @property
+    def classes(self) -> int:
+        return self.A.shape[1]
+
+    def choose(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        projection: Tensor,
+        options: RidgeOptions,
+        generator: torch.Generator,
+    ) -> float:
+        """λ for the current task's features [N, L] and labels [N]."""
+        if options.strength is not None:
+            return options.strength
+        fit, held = holdout(labels, options.fraction, generator, stratified=options.stratified)
+        fit, held = fit.to(features.device), held.to(features.device)
+        return select_ridge(features, labels, options.grid, fit, held, lambda f: project(f, projection)).strength
+
+    def solve(self, statistics: Gram, strength: float) -> None:
+        self.strength = strength
+        self.A = statistics.solve(strength).float()

@@ -1,0 +1,338 @@
+"""The learner: what users hold. It learns tasks as they arrive, predicts, and is kept in a folder."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import evertune
+from evertune.backbones import Backbone, load_backbone
+from evertune.engine import Engine, PhaseReport, Runtime, Seeds, read_json, read_tensors, write_json, write_tensors
+from evertune.errors import ConfigError, StorageError, StreamError
+from evertune.methods import TaskInfo, make_method
+from evertune.streams import Source, Task, TestView, TrainView
+from evertune.streams.unlabelled import Images, unlabelled
+
+FORMAT = 1
+
+
+class Learner:
+    """A frozen backbone, a method, and all that was learned with them.
+
+    Parameters
+    ----------
+    method
+        ``"safe"``, ``"ranpac"``, ``"aper"``, ``"simple_cil"``.
+    backbone
+        A name for :func:`evertune.load_backbone`, or a loaded backbone, which may be shared by several learners.
+    preset
+        Named settings of the method; the first one by default (``evertune methods`` shows them).
+    seeds
+        Class order, initialisation, augmentation and sampling; a number sets all but the class order.
+    device, precision
+        ``"auto"``, ``"cpu"``, ``"cuda"`` …; ``"fp32"`` or ``"bf16"``.
+    train_view, test_view
+        How images are cropped and resized; by default the field's: random crops of 5 to 100 % of the area with flips,
+        and a plain bicubic resize.
+    workers
+        Processes that decode images.
+    **options
+        Options of the method; those of its tuning are ``**{"tuning.rank": 4}``.
+
+    Raises
+    ------
+    ConfigError, BackboneError
+
+    Examples
+    --------
+    >>> from evertune import Learner, Stream, open_data
+    >>> train, test = open_data("digits")
+    >>> tasks = Stream.class_incremental(train, test, first=5, increment=5, train_per_class=5)
+    >>> learner = Learner("simple_cil", "embedded", progress=False)
+    >>> for task in tasks:
+    ...     report = learner.learn(task)
+    >>> len(learner.classes), len(learner.predict(test.select([0, 1, 2])))
+    (10, 3)
+    """
+
+    def __init__(
+        self,
+        method: str = "safe",
+        backbone: str | Backbone = "embedded",
+        *,
+        preset: str | None = None,
+        seeds: Seeds | int = 0,
+        device: str = "auto",
+        precision: str = "fp32",
+        train_view: TrainView | None = None,
+        test_view: TestView | None = None,
+        workers: int = 0,
+        eval_batch: int = 128,
+        progress: bool = True,
+        **options: Any,
+    ) -> None:
+        self.seeds = seeds if isinstance(seeds, Seeds) else Seeds(init=seeds, augmentation=seeds, sampling=seeds)
+        self.backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
+        size = self.backbone.identity.input_size
+        self.train_view = train_view or TrainView(size)
+        self.test_view = test_view or TestView(size)
+        for view in (self.train_view, self.test_view):
+            if view.size != size:
+                raise ConfigError(f"{type(view).__name__} makes {view.size} px images, the backbone takes {size} px.")
+        runtime = Runtime(device, precision)
+        self.method = make_method(method, self.backbone, preset=preset, seed=self.seeds.init, **options)
+        self.method.generators.sampling.manual_seed(self.seeds.sampling)
+        self.method.to(runtime.device)
+        self.method.eval()
+        self.engine = Engine(
+            self.backbone,
+            runtime,
+            train_view=self.train_view,
+            test_view=self.test_view,
+            seeds=self.seeds,
+            eval_batch=eval_batch,
+            workers=workers,
+            progress=progress,
+        )
+        self.preset = preset or next(iter(self.method.config_type.presets))
+        self.classes: tuple[str, ...] = ()
+        self.history: list[dict[str, Any]] = []
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def learn(self, task: Task, on_phase: Callable[[PhaseReport], None] | None = None) -> list[PhaseReport]:
+        """Learn one task: new classes, a new domain of known ones, or both. Old data is not needed.
+
+        Returns what each phase took. If anything goes wrong, the learner is what it was before.
+
+        Raises
+        ------
+        StreamError
+            The task has nothing to learn from, or learning a first task of one class.
+        DataError
+            An image cannot be read.
+        TrainingError
+            The loss became infinite or not a number.
+        """
+        names = task.classes
+        new = tuple(name for name in names if name not in self.classes)
+        if task.kind == "class" and not new:
+            raise StreamError(
+                f"Task {task.name!r} brings no new class: {', '.join(names[:5])} are known. If its images are of a new "
+                "domain, give it kind='domain'."
+            )
+        classes = (*self.classes, *new)
+        if len(classes) < 2:
+            raise StreamError(f"The first task has one class, {classes[0]!r}: there is nothing to tell apart yet.")
+        position = {name: i for i, name in enumerate(classes)}
+        indices = np.array([position.get(name, -1) for name in task.train.classes], dtype=np.int64)
+        info = TaskInfo(
+            index=len(self.history),
+            present=tuple(sorted(position[name] for name in names)),
+            new=tuple(position[name] for name in new),
+            known=len(self.classes),
+            size=len(task.train),
+        )
+        before = self._remember()
+        reports = []
+        try:
+            for report in self.engine.learn(self.method, info, task.train, indices):
+                reports.append(report)
+                if on_phase is not None:
+                    on_phase(report)
+        except BaseException:
+            self._recall(before)
+            raise
+        self.classes = classes
+        self.history.append(
+            {
+                "task": task.name,
+                "kind": task.kind,
+                "new_classes": list(new),
+                "examples": len(task.train),
+                "seconds": round(sum(r.seconds for r in reports), 3),
+                "evertune": evertune.__version__,
+                **self.method.describe(),
+            }
+        )
+        return reports
+
+    def _remember(self) -> dict[str, Any]:
+        generators = self.method.generators
+        return {
+            "state": {k: v.clone() for k, v in self.method.state_dict().items()},
+            "grad": {k: p.requires_grad for k, p in self.method.named_parameters()},
+            "random": [generators.init.get_state(), generators.sampling.get_state()],
+        }
+
+    def _recall(self, before: dict[str, Any]) -> None:
+        self.method.load_state_dict(before["state"])
+        for name, parameter in self.method.named_parameters():
+            parameter.requires_grad_(before["grad"][name])
+        for generator, state in zip(
+            (self.method.generators.init, self.method.generators.sampling), before["random"], strict=True
+        ):
+            generator.set_state(state)
+        self.method.eval()
+
+    # -- prediction --------------------------------------------------------------------------------------------------
+
+    def scores(self, images: Images) -> Tensor:
+        """Scores [N, K] over ``self.classes``, on the CPU.
+
+        ``images``: paths, PIL images, an array ([N, H, W], [N, H, W, 3] …, uint8 or float), or a source. The scores of
+        an image do not depend on the others.
+        """
+        return next(iter(self._parts(images).values()))
+
+    def predict(self, images: Images) -> list[str]:
+        """The most likely class name of each image."""
+        return [self.classes[i] for i in self.scores(images).argmax(1).tolist()]
+
+    def _parts(self, images: Images) -> dict[str, Tensor]:
+        if not self.classes:
+            raise StreamError("This learner has learned nothing yet: call learn(task) first.")
+        source = unlabelled(images)
+        if not len(source):
+            return {"": torch.zeros(0, len(self.classes))}
+        return self.engine.scores(self.method, source)
+
+    def evaluate(self, test: Source) -> dict[str, tuple[int, int]]:
+        """(correct, total) by part (the first is the method's answer) over all of ``test``, without task identity.
+
+        Raises
+        ------
+        StreamError
+            The data holds classes this learner was never taught.
+        """
+        unknown = [name for name in test.present() if name not in self.classes]
+        if unknown:
+            raise StreamError(
+                f"{test.name} holds classes that were never learned: {', '.join(unknown[:10])}. Learn them or leave them out."
+            )
+        position = {name: i for i, name in enumerate(self.classes)}
+        truth = torch.tensor([position.get(name, -1) for name in test.classes])[torch.as_tensor(test.labels)]
+        return {name: (int((s.argmax(1) == truth).sum()), len(truth)) for name, s in self._parts(test).items()}
+
+    # -- keeping -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Keep this learner in ``folder``: ``learner.json`` and one safetensors file, no backbone weights, no pickle.
+
+        The JSON is replaced last and names the file it belongs to, so a crash leaves the former learner in place.
+
+        Raises
+        ------
+        StorageError
+            The folder cannot be written (a full disk).
+        """
+        folder = Path(folder)
+        file = f"state-{len(self.history)}.safetensors"
+        generators = self.method.generators
+        tensors = dict(self.method.state_dict())
+        tensors["random.init"] = generators.init.get_state()
+        tensors["random.sampling"] = generators.sampling.get_state()
+        if not self.engine.runtime.main:
+            return
+        sha256 = write_tensors(folder / file, tensors)
+        write_json(
+            folder / "learner.json",
+            {
+                "format": FORMAT,
+                "evertune": evertune.__version__,
+                "method": self.method.name,
+                "preset": self.preset,
+                "options": self.method.config.as_dict(),
+                "backbone": self.backbone.identity.as_dict(),
+                "classes": list(self.classes),
+                "seeds": self.seeds.as_dict(),
+                "views": {"train": self.train_view.describe(), "test": self.test_view.describe()},
+                "history": self.history,
+                "state": {"file": file, "sha256": sha256},
+            },
+        )
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], backbone: str | Backbone | None = None, **settings: Any
+    ) -> Learner:
+        """A learner from its folder; it predicts and goes on learning exactly as the saved one would have.
+
+        Parameters
+        ----------
+        backbone
+            The backbone it was trained on, if that is not the embedded one or a tag of timm's. Another one is refused.
+        **settings
+            ``device``, ``precision``, ``workers``, ``progress`` of :class:`Learner`.
+
+        Raises
+        ------
+        StorageError
+            A file is missing, damaged or of another format.
+        ConfigError
+            The backbone is another one than the learner was trained on.
+        """
+        folder = Path(folder)
+        content = read_json(folder / "learner.json")
+        if content.get("format") != FORMAT:
+            raise StorageError(f"{folder} was written in format {content.get('format')}; this evertune reads format {FORMAT}.")
+        identity = content["backbone"]
+        if not isinstance(backbone, Backbone):
+            backbone = load_backbone(
+                backbone or identity["name"], input_size=identity["input_size"], preprocessing=identity["preprocessing"]
+            )
+        mine = backbone.identity.as_dict()
+        differing = [k for k, v in identity.items() if _plain(mine.get(k)) != v and k != "name"]
+        if differing:
+            shown = "; ".join(f"{k}: {identity[k]} there, {mine.get(k)} here" for k in differing)
+            raise ConfigError(f"The learner in {folder} was trained on another backbone ({shown}). Load that one.")
+        views = content["views"]
+        options = dict(content["options"])
+        tuning = options.pop("tuning_options", {})
+        learner = cls(
+            content["method"],
+            backbone,
+            preset=content["preset"],
+            seeds=Seeds(**content["seeds"]),
+            train_view=TrainView(**_view(views["train"])),
+            test_view=TestView(**_view(views["test"])),
+            **settings,
+            **options,
+            **{f"tuning.{k}": v for k, v in tuning.items()},
+        )
+        tensors = read_tensors(folder / content["state"]["file"], content["state"]["sha256"])
+        generators = learner.method.generators
+        generators.init.set_state(tensors.pop("random.init"))
+        generators.sampling.set_state(tensors.pop("random.sampling"))
+        learner.method.load_state_dict(tensors)
+        learner.method.restored()
+        learner.classes = tuple(content["classes"])
+        learner.history = copy.deepcopy(content["history"])
+        return learner
+
+    def resume(self, kept: Learner) -> None:
+        """Become ``kept``, a learner of the same configuration that has come further."""
+        self.method, self.classes, self.history = kept.method, kept.classes, kept.history
+        self.method.to(self.engine.runtime.device)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Learner {self.method.name} ({self.preset}) on {self.backbone.identity.name}: "
+            f"{len(self.history)} tasks, {len(self.classes)} classes>"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _view(described: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a view from its JSON description."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in described.items() if k != "view"}

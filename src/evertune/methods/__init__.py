@@ -1,0 +1,42 @@
+"""Continual-learning methods, one file per paper."""
+
+from evertune.methods.aper import APER
+from evertune.methods.config import Config
+from evertune.methods.make import get_method, make_method
+from evertune.methods.method import (
+    METHODS,
+    Batch,
+    Collect,
+    Generators,
+    Method,
+    Optimise,
+    Phase,
+    Recipe,
+    Solve,
+    TaskInfo,
+    register,
+)
+from evertune.methods.ranpac import RanPAC
+from evertune.methods.safe import SAFE
+from evertune.methods.simple_cil import SimpleCIL
+
+__all__ = [
+    "APER",
+    "METHODS",
+    "SAFE",
+    "Batch",
+    "Collect",
+    "Config",
+    "Generators",
+    "Method",
+    "Optimise",
+    "Phase",
+    "RanPAC",
+    "Recipe",
+    "SimpleCIL",
+    "Solve",
+    "TaskInfo",
+    "get_method",
+    "make_method",
+    "register",
+]

@@ -1,0 +1,116 @@
+"""Typed, validated options of a method: unknown names, wrong types and contradictions are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from evertune.errors import ConfigError, nearest
+from evertune.tuning import tuning_options, validate_tuning
+
+TUNING_PREFIX = "tuning."
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of a configuration with its explanation, which ``evertune methods`` shows."""
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata={"text": text})
+    return dataclasses.field(default=default, metadata={"text": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of all configurations. Subclasses name their presets; the first is the default."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+
+    @classmethod
+    def make(cls, preset: str | None = None, **options: Any) -> Self:
+        """The configuration of a preset with some options replaced.
+
+        Values may be text, as a command line gives them; options of the tuning are written ``tuning.rank=4``.
+
+        Raises
+        ------
+        ConfigError
+            Unknown preset or option (with the nearest name), or a value of the wrong type or range.
+        """
+        preset = preset or next(iter(cls.presets))
+        if preset not in cls.presets:
+            raise ConfigError(f"No preset is called {preset!r}. {nearest(preset, cls.presets)}")
+        merged = dict(cls.presets[preset])
+        tuning = {k.removeprefix(TUNING_PREFIX): v for k, v in options.items() if k.startswith(TUNING_PREFIX)}
+        plain = {k: v for k, v in options.items() if not k.startswith(TUNING_PREFIX)}
+        if plain.get("tuning", merged.get("tuning")) != merged.get("tuning"):
+            merged.pop("tuning_options", None)  # they belong to the preset's kind of tuning
+        merged.update(plain)
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        if tuning and "tuning" not in known:
+            raise ConfigError(f"This method trains no tuning: {TUNING_PREFIX}{next(iter(tuning))} means nothing to it.")
+        hints = typing.get_type_hints(cls)
+        for name, value in merged.items():
+            if name not in known:
+                raise ConfigError(f"No option is called {name!r}. {nearest(name, known)}")
+            merged[name] = convert(name, value, hints[name])
+        if "tuning" in known:
+            kind = merged.get("tuning", known["tuning"].default)
+            chosen = {**merged.get("tuning_options", {}), **tuning}
+            validate_tuning(kind, chosen)
+            defaults = tuning_options(kind)
+            merged["tuning_options"] = {
+                k: convert(TUNING_PREFIX + k, v, type(defaults[k])) for k, v in chosen.items()
+            }
+        return cls(**merged)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def explain(cls) -> list[tuple[str, Any, str]]:
+        """(name, default, explanation) of every option, defaults after the first preset."""
+        first = next(iter(cls.presets.values()))
+        rows = []
+        for f in dataclasses.fields(cls):
+            default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+            rows.append((f.name, first.get(f.name, default), f.metadata.get("text", "")))
+        return rows
+
+
+def convert(name: str, value: Any, kind: Any) -> Any:
+    """``value`` as ``kind``; text is parsed, and numbers become floats where floats are meant.
+
+    >>> convert("rate", "1e-2", float), convert("deep", "no", bool), convert("strength", "none", float | None)
+    (0.01, False, None)
+    """
+    if isinstance(kind, types.UnionType):
+        if value is None or value == "none":
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise ConfigError(f"{name}={value!r} does not exist. {nearest(str(value), map(str, choices))}")
+        return value
+    try:
+        if kind is bool and isinstance(value, str):
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
+        if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+            return float(value)
+        if kind is int and isinstance(value, str):
+            return int(value)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{name}={value!r} is not a {kind.__name__}.") from error
+    wanted = typing.get_origin(kind) or kind
+    if not isinstance(value, wanted) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{name}={value!r} must be a {wanted.__name__}, not a {type(value).__name__}.")
+    return value
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`ConfigError` with ``message`` unless ``condition``."""
+    if not condition:
+        raise ConfigError(message)

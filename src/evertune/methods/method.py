@@ -1,0 +1,155 @@
+"""What a method is: a list of phases when a task arrives, and class scores at any time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from evertune.backbones import Passes, Shape
+from evertune.methods.config import Config
+from evertune.tuning import Tuning
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a method may know of a task: never its name, never its test data.
+
+    ``present`` are the class indices in its training data, ``new`` those never seen before; ``known`` counts the classes
+    seen earlier and ``seen`` those seen once it is learned. ``size`` is the number of training examples.
+    """
+
+    index: int
+    present: tuple[int, ...]
+    new: tuple[int, ...]
+    known: int
+    size: int
+
+    @property
+    def seen(self) -> int:
+        return self.known + len(self.new)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One mini-batch: its passes through the backbone, its class indices [B], its row numbers in the task [B]."""
+
+    passes: Passes
+    labels: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an :class:`Optimise` phase descends.
+
+    ``decay`` is ``"all"`` or ``"matrices"`` (vectors, scales and biases do not decay). ``schedule`` is ``"cosine"`` (stepped once per epoch, to ``min_rate`` after ``horizon`` epochs) or ``"constant"``.
+    """
+
+    epochs: int
+    batch_size: int
+    rate: float
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decay: str = "all"
+    schedule: str = "cosine"
+    horizon: int | None = None
+    min_rate: float = 0.0
+
+    def rate_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        if self.schedule == "constant":
+            return self.rate
+        phase = torch.tensor(torch.pi * epoch / (self.horizon or self.epochs), dtype=torch.float64)
+        return self.min_rate + (self.rate - self.min_rate) * (1 + float(phase.cos())) / 2
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """Descend on ``loss`` over augmented batches of the task.
+
+    ``loss`` gives named, already weighted terms, whose sum is minimised. ``parameters`` is asked when the phase begins.
+    """
+
+    name: str
+    loss: Callable[[Batch], Mapping[str, Tensor]]
+    parameters: Callable[[], Iterable[nn.Parameter]]
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Collect:
+    """One gradient-free pass over the task in the test view; ``update`` feeds a statistic."""
+
+    name: str
+    update: Callable[[Batch], None]
+
+
+@dataclass(frozen=True)
+class Solve:
+    """No data: closed forms and bookkeeping."""
+
+    name: str
+    run: Callable[[], None]
+
+
+Phase = Optimise | Collect | Solve
+
+
+@dataclass
+class Generators:
+    """Random numbers by purpose, all on the CPU so that every device draws the same."""
+
+    init: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    sampling: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+
+class Method(nn.Module, ABC):
+    """A continual-learning method over one frozen backbone, which it never holds.
+
+    All state is in parameters and buffers, so ``state_dict`` between two phases is everything there is. What happens
+    happens inside a phase: :meth:`phases` itself changes nothing.
+    """
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[Config]]
+
+    def __init__(self, config: Config, shape: Shape, width: int, generators: Generators) -> None:
+        super().__init__()
+        self.config = config
+        self.shape, self.width, self.generators = shape, width, generators
+        self.register_buffer("tasks_seen", torch.zeros((), dtype=torch.long))
+
+    @abstractmethod
+    def phases(self, task: TaskInfo) -> Sequence[Phase]:
+        """What happens when ``task`` arrives, in order."""
+
+    @abstractmethod
+    def scores(self, passes: Passes) -> dict[str, Tensor]:
+        """Class scores [B, K] over all classes seen, by part; the first part is the method's answer."""
+
+    @property
+    @abstractmethod
+    def branches(self) -> tuple[Tuning | None, ...]:
+        """The tunings :meth:`scores` will ask the passes for (``None`` is the plain model)."""
+
+    def restored(self) -> None:
+        """After a state was loaded: bring back what is no tensor (which tunings are frozen)."""
+
+    def describe(self) -> dict[str, Any]:
+        """What was chosen while learning the last task (ridge strengths …), for logs."""
+        return {}
+
+
+METHODS: dict[str, type[Method]] = {}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Class decorator: make ``method`` known under its ``name``."""
+    METHODS[method.name] = method
+    return method

@@ -1,0 +1,93 @@
+"""RanPAC (McDonnell et al., NeurIPS 2023, arXiv 2307.02251; SAFE spec §5): a ridge classifier on random features of a
+backbone adapted to the first task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from evertune.backbones import Passes, Shape
+from evertune.heads import RidgeHead, RidgeOptions, project, random_projection
+from evertune.methods.config import option, require
+from evertune.methods.first_session import EVERTUNE, FirstSession, TuningConfig
+from evertune.methods.method import Batch, Collect, Generators, Phase, Solve, TaskInfo, register
+from evertune.statistics import Gram, TaskFeatures
+from evertune.tuning import Tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class RidgeConfig(TuningConfig):
+    """Options of a method with ridge heads."""
+
+    features: int = option(10_000, "M, number of random features; 0 for ridge on the features themselves")
+    ridge_low: int = option(3, "smallest candidate of the ridge strength, as a power of ten")
+    ridge_high: int = option(8, "largest candidate, as a power of ten")
+    ridge_scaled: bool = option(True, "multiply the candidates by M/10⁴, as the useful range follows M (T20)")
+    ridge_split: Literal["stratified", "shuffled"] = option("stratified", "how 20 % of the task are held out (T5, T6)")
+    strength: float | None = option(None, "a fixed ridge strength instead of the search")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.features >= 0, f"features={self.features} must not be negative.")
+        require(self.ridge_low <= self.ridge_high, f"ridge_low={self.ridge_low} is above ridge_high={self.ridge_high}.")
+        require(self.strength is None or self.strength >= 0, f"strength={self.strength} must not be negative.")
+
+    @property
+    def ridge(self) -> RidgeOptions:
+        grid = RidgeOptions.decades(self.ridge_low, self.ridge_high, self.features, scaled=self.ridge_scaled)
+        return RidgeOptions(grid, self.strength, stratified=self.ridge_split == "stratified")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanPACConfig(RidgeConfig):
+    """Options of RanPAC; ``epochs=0`` leaves out phase 1, ``features=0`` the random projection."""
+
+    presets = {  # noqa: RUF012
+        "evertune": EVERTUNE | {"features": 2000},
+        "paper": {"ridge_low": -8},
+        "released": {"ridge_low": -8, "ridge_scaled": False, "ridge_split": "shuffled", "decay": "all"},
+    }
+
+
+@register
+class RanPAC(FirstSession):
+    """G += HᵀH, Q += HᵀY with H = ReLU(Φ R); A = (G + λI)⁻¹ Q; predict argmax_c h(x)ᵀ A_c."""
+
+    name = "ranpac"
+    config_type = RanPACConfig
+    config: RanPACConfig
+    R: Tensor
+
+    def __init__(self, config: RanPACConfig, shape: Shape, width: int, generators: Generators) -> None:
+        super().__init__(config, shape, width, generators)
+        self.register_buffer("R", random_projection(width, config.features, generators.init))
+        self.task, self.gram, self.ridge = TaskFeatures(), Gram(), RidgeHead()
+
+    def phases(self, task: TaskInfo) -> Sequence[Phase]:
+        return [*self.first_session(task), Collect("statistics", self._collect), Solve("ridge", self._solve)]
+
+    def _collect(self, batch: Batch) -> None:
+        self.task.add(batch.passes(self.tuning), batch.labels)
+
+    def _solve(self) -> None:
+        self.task.close()
+        for phi, y in self.task.chunks():
+            self.gram.update(project(phi, self.R), y)
+        strength = self.ridge.choose(
+            self.task.features, self.task.labels, self.R, self.config.ridge, self.generators.sampling
+        )
+        self.ridge.solve(self.gram, strength)
+        self.task.clear()
+
+    def scores(self, passes: Passes) -> dict[str, Tensor]:
+        return {"ridge": self.ridge(project(passes(self.tuning), self.R))}
+
+    @property
+    def branches(self) -> tuple[Tuning | None, ...]:
+        return (self.tuning,)
+
+    def describe(self) -> dict[str, Any]:
+        return {"ridge strength": self.ridge.strength}

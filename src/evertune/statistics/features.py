@@ -1,0 +1,47 @@
+"""Features of the task being learned; forgotten when it is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from evertune.statistics.gram import CHUNK
+from evertune.statistics.growing import Growing
+
+
+class TaskFeatures(Growing):
+    """Features [N, L] and class indices [N] of the current task, in buffers so that a run can stop between phases."""
+
+    features: Tensor
+    labels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(0, 0))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        self._parts.append((features, labels))
+
+    def close(self) -> None:
+        """Join what was added."""
+        if self._parts:
+            features, labels = (torch.cat(part) for part in zip(*self._parts, strict=True))
+            self.features, self.labels = features, labels
+            self._parts = []
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """A few thousand rows at a time, so that lifting them to many features stays small."""
+        yield from zip(self.features.split(CHUNK), self.labels.split(CHUNK), strict=True)
+
+    def clear(self) -> None:
+        self._parts = []
+        self.features, self.labels = self.features.new_zeros(0, 0), self.labels.new_zeros(0)
+
+    def means(self, classes: tuple[int, ...]) -> Tensor:
+        """Mean of the normalised features of each class, [C, L] (imprinting)."""
+        unit = torch.nn.functional.normalize(self.features, dim=1)
+        return torch.stack([unit[self.labels == c].mean(0) for c in classes])

@@ -1,0 +1,172 @@
+"""Second moments kept instead of data, and the ridge problems solved from them (RanPAC, SAFE spec §5.2, §5.3).
+
+Everything here is float64: with fewer samples than features the Gram matrix is singular, its small eigenvalues lie
+below what float32 resolves, and the solution turns into noise without an error (SAFE spec, T3 and T15).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evertune.errors import TrainingError
+from evertune.statistics.growing import Growing
+
+EIGEN_LIMIT = 1024
+"""Up to this many fitting samples one eigendecomposition serves every λ; beyond, a Cholesky factor per λ is cheaper."""
+
+
+CHUNK = 4096
+"""Rows lifted to M features at a time."""
+
+
+class Gram(Growing):
+    """G = Σ h hᵀ [M, M], Q = Σ h yᵀ [M, K] and the count of each class [K]; K grows with the labels seen.
+
+    The sums do not depend on the order or the batching of the examples.
+    """
+
+    G: Tensor
+    Q: Tensor
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("G", torch.zeros(0, 0, dtype=torch.float64))
+        self.register_buffer("Q", torch.zeros(0, 0, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(0, dtype=torch.long))
+
+    def update(self, h: Tensor, labels: Tensor) -> None:
+        """Add features ``h`` [B, M] with class indices ``labels`` [B]."""
+        h = h.to(self.G.device, torch.float64)
+        labels = labels.to(self.G.device)
+        classes = max(len(self.counts), int(labels.max()) + 1) if len(labels) else len(self.counts)
+        if not len(self.G):
+            self.G, self.Q = h.new_zeros(h.shape[1], h.shape[1]), h.new_zeros(h.shape[1], 0)
+        if classes > len(self.counts):
+            self.Q = torch.cat([self.Q, self.Q.new_zeros(len(self.Q), classes - self.Q.shape[1])], 1)
+            self.counts = torch.cat([self.counts, self.counts.new_zeros(classes - len(self.counts))])
+        self.G.addmm_(h.T, h)
+        self.Q.index_add_(1, labels, h.T)
+        self.counts += torch.bincount(labels, minlength=classes)
+
+    def solve(self, strength: float) -> Tensor:
+        """A = (G + λI)⁻¹ Q, [M, K]; the minimiser of Σ ‖hᵀA − y‖² + λ‖A‖² over all examples added.
+
+        A λ below what float64 resolves of G is raised to that floor, where the solution is the same to rounding.
+        """
+        floor = torch.finfo(torch.float64).eps * self.G.diagonal().sum().item()
+        return _cholesky_solve(self.G, max(strength, floor), self.Q)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The ridge strength chosen, and the mean squared error of every candidate."""
+
+    strength: float
+    grid: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+def select_ridge(
+    features: Tensor,
+    labels: Tensor,
+    grid: Sequence[float],
+    fit_rows: Tensor,
+    val_rows: Tensor,
+    lift: Callable[[Tensor], Tensor] = lambda features: features,
+) -> Selection:
+    """The λ of ``grid`` with the smallest held-out mean squared error against one-hot targets.
+
+    Parameters
+    ----------
+    features, labels
+        Features [N, L] and class indices [N] of the current task. Classes that do not occur have no column in the
+        one-hot target: they would only rescale the error.
+    grid
+        Candidate strengths.
+    fit_rows, val_rows
+        Disjoint row indices. With no validation row, leave-one-out errors on ``fit_rows`` are used instead.
+    lift
+        φ [·, L] to h [·, M], applied to a few thousand rows at a time.
+
+    Notes
+    -----
+    With fewer fitting samples than features the N×N kernel is solved (dual), otherwise the M×M Gram (primal): each is
+    the smaller and the better conditioned of the two there. A candidate whose system cannot be solved in float64 counts
+    as infinitely bad, and not-a-number never wins (SAFE spec T3, T4).
+    """
+    present, columns = labels.unique(return_inverse=True)
+    y = torch.eye(len(present), dtype=torch.float64, device=features.device)[columns.to(features.device)]
+    wide = lift(features[:1]).shape[1]
+    fit, target, val, truth = features[fit_rows], y[fit_rows], features[val_rows], y[val_rows]
+    if not len(val):
+        losses = _leave_one_out(lift(fit).double(), target, grid)
+    elif len(fit) <= wide:
+        losses = _dual(lift(fit).double(), target, lift(val).double(), truth, grid)
+    else:
+        losses = _primal(fit, target, val, truth, grid, lift)
+    losses = torch.where(losses.isfinite(), losses, torch.inf)
+    best = int(losses.argmin())
+    if not losses[best].isfinite():
+        raise TrainingError("No ridge strength of the grid gives a finite error: the features hold NaN or infinity.")
+    return Selection(float(grid[best]), tuple(map(float, grid)), tuple(losses.tolist()))
+
+
+def _dual(fit: Tensor, target: Tensor, val: Tensor, y: Tensor, grid: Sequence[float]) -> Tensor:
+    """A = Hᵀ(HHᵀ + λI)⁻¹Y, so predictions need only the two kernels."""
+    kernel, cross = fit @ fit.T, val @ fit.T
+    if len(fit) <= EIGEN_LIMIT:
+        values, vectors = torch.linalg.eigh(kernel)
+        left, right = cross @ vectors, vectors.T @ target
+        floor = torch.finfo(values.dtype).eps * values[-1] * len(fit)
+        # Directions of eigenvalue zero carry no data (cross is zero there too): rounding must not be divided by λ.
+        kept = (values > floor).to(values.dtype)
+        return torch.stack([((left * (kept / (values.clamp_min(0) + s))) @ right - y).square().mean() for s in grid])
+    return torch.stack([(cross @ _cholesky_solve(kernel, s, target, strict=True) - y).square().mean() for s in grid])
+
+
+def _primal(
+    fit: Tensor, target: Tensor, val: Tensor, y: Tensor, grid: Sequence[float], lift: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The M×M system, with never more than ``CHUNK`` lifted rows in memory."""
+    gram = moment = torch.zeros((), dtype=torch.float64, device=fit.device)
+    for rows, targets in zip(fit.split(CHUNK), target.split(CHUNK), strict=True):
+        h = lift(rows).double()
+        gram, moment = gram + h.T @ h, moment + h.T @ targets
+    solutions = [_cholesky_solve(gram, s, moment, strict=True) for s in grid]
+    losses = torch.zeros(len(solutions), dtype=torch.float64, device=fit.device)
+    for rows, targets in zip(val.split(CHUNK), y.split(CHUNK), strict=True):
+        h = lift(rows).double()
+        losses += torch.stack([(h @ a - targets).square().sum() for a in solutions])
+    return losses / y.numel()
+
+
+def _leave_one_out(fit: Tensor, target: Tensor, grid: Sequence[float]) -> Tensor:
+    """Exact leave-one-out errors: with C = (HHᵀ + λI)⁻¹, the residual of row i is (C Y)_i / C_ii."""
+    values, vectors = torch.linalg.eigh(fit @ fit.T)
+    right = vectors.T @ target
+    losses = []
+    for strength in grid:
+        weight = 1 / (values.clamp_min(0) + strength)
+        residual = (vectors * weight) @ right / ((vectors.square() * weight).sum(1, keepdim=True))
+        losses.append(residual.square().mean())
+    return torch.stack(losses)
+
+
+def _cholesky_solve(matrix: Tensor, strength: float, right: Tensor, strict: bool = False) -> Tensor:
+    """(matrix + λI)⁻¹ right. Where the factorisation fails, ``strict`` gives infinity, else λ is raised until it works."""
+    system = matrix.clone()
+    added = 0.0
+    while True:
+        system.diagonal().add_(strength - added)
+        added = strength
+        factor, info = torch.linalg.cholesky_ex(system)
+        if not info.item():
+            return torch.cholesky_solve(right, factor)
+        if strict or not system.isfinite().all():
+            return torch.full_like(right, torch.inf)
+        strength *= 10.0

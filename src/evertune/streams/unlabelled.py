@@ -1,0 +1,67 @@
+"""Images to predict: a source without labels that mean anything."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from evertune.errors import DataError
+from evertune.streams.arrays import ArraySource
+from evertune.streams.decode import decode, to_rgb
+from evertune.streams.source import Source
+
+Images = Sequence[str | os.PathLike[str]] | Sequence[Image.Image] | np.ndarray | Source
+
+
+def unlabelled(images: Images) -> Source:
+    """Paths, PIL images, an array of images, or a source, as a source.
+
+    Raises DataError if ``images`` is none of these; a file that cannot be read is named when it is loaded.
+    """
+    if isinstance(images, Source):
+        return images
+    if isinstance(images, np.ndarray):
+        return ArraySource(images, np.zeros(len(images), dtype=np.int64), name="images")
+    if isinstance(images, str | os.PathLike | Image.Image):
+        raise DataError(f"One image is a list of one: give [{images!r}].")
+    items = list(images)
+    if all(isinstance(item, Image.Image | str | os.PathLike) for item in items):
+        return Pictures(items)
+    kinds = sorted({type(item).__name__ for item in items})
+    raise DataError(f"Images are given as paths, PIL images or one array, not as a list of {', '.join(kinds)}.")
+
+
+class Pictures(Source):
+    """Image files or PIL images in a list."""
+
+    def __init__(self, items: Sequence[Image.Image | str | os.PathLike[str]]) -> None:
+        self.items = items
+        self.name = "images"
+        self.classes = ("",)
+        self.labels = np.zeros(len(items), dtype=np.int64)
+
+    def load(self, index: int) -> Image.Image:
+        item = self.items[index]
+        if isinstance(item, Image.Image):
+            return to_rgb(item)
+        try:
+            with Path(item).open("rb") as file:
+                return decode(file, str(item))
+        except OSError as error:
+            raise DataError(f"{item} cannot be opened ({error.strerror}).") from error
+
+    def describe(self, index: int) -> str:
+        item = self.items[index]
+        return f"image {index}" if isinstance(item, Image.Image) else str(item)
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for index in range(len(self.items)):
+            image = self.load(index)
+            digest.update(f"{image.size}".encode() + image.tobytes())
+        return digest.hexdigest()
