@@ -194,5 +194,5 @@ def _first_stages(matrix: AccuracyMatrix, stages: int) -> AccuracyMatrix:
         correct, totals = matrix.counts(part)
         for t in range(stages):
             for j in range(t + 1):
-                kept.record(t, j, int(correct[t, j]), int(totals[t, j]), part=part, name=matrix.names[j])
+                kept.record(t, j, int(correct[t, j]), int(totals[j]), part=part, name=matrix.names[j])
     return kept

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import clean_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 
 from evertune.backbones.backbone import Backbone
-from evertune.backbones.timm_vit import TimmViT
+from evertune.backbones.timm_vit import TimmViT, servable
 from evertune.errors import BackboneError, nearest
 
-EMBEDDED = {"img_size": 32, "patch_size": 4, "embed_dim": 192, "depth": 6, "num_heads": 3}
+EMBEDDED: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 192, "depth": 6, "num_heads": 3}
 
 
 def load_backbone(
@@ -33,9 +33,11 @@ def load_backbone(
     Parameters
     ----------
     name
-        ``"embedded"`` (ships with the package, 32 px), or a timm model, with its tag: ``vit_base_patch16_224.augreg_in21k``.
+        ``"embedded"`` (ships with the package, 32 px), or a timm model with its tag, like
+        ``"vit_base_patch16_224.augreg_in21k"``. The tag also says with which mean and std the checkpoint was trained.
     weights
-        A local ``.safetensors`` or ``.pth`` file. Without it timm's pre-trained weights are used, from its cache or hub.
+        A local ``.safetensors`` or ``.pth`` file. Without it timm's pre-trained weights are used, from its cache or
+        hub.
     input_size
         Pixels, if not the native size.
     preprocessing
@@ -54,11 +56,9 @@ def load_backbone(
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise BackboneError(f"No backbone is called {name!r}. {_nearest_model(name, known)}")
-    if weights is None:
-        return TimmViT(_pretrained(name), name, input_size=input_size, preprocessing=preprocessing)
-    model = timm.create_model(name, pretrained=False)
-    if isinstance(model, VisionTransformer):  # another model is refused by TimmViT, with the reason
-        _fill(model, read_weights(weights), name, Path(weights))
+    with torch.device("meta"):
+        servable(_build(name), name)  # another model is refused before anything is fetched or read
+    model = _pretrained(name) if weights is None else _filled(name, Path(weights))
     return TimmViT(model, name, input_size=input_size, preprocessing=preprocessing)
 
 
@@ -72,65 +72,87 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise BackboneError(f"Weight file {path} does not exist.")
+        raise BackboneError(f"There is no weight file {path}.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise BackboneError(f"Weight file {path} is not a whole safetensors file ({error}): copy it again.") from error
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a damaged pickle can fail in any way
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code is not None:
+            raise BackboneError(
+                f"Weight file {path} asks for {code[1]}, which is no tensor and could run code when read, so it is "
+                "refused: save the state_dict alone, best as safetensors."
+            ) from error
         raise BackboneError(
-            f"Weight file {path} holds more than tensors and could run code when read, so it is refused: save the "
-            f"state_dict alone, best as safetensors. ({str(error).splitlines()[0]})"
+            f"Weight file {path} cannot be read ({type(error).__name__}: {_first_line(error)}): it is truncated, "
+            "damaged or not a file of weights. Copy it again."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise BackboneError(f"Weight file {path} cannot be read ({str(error).splitlines()[0]}): copy it again.") from error
     return _tensors(content, path)
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state_dict in what a file held, freed of its wrappers and of the prefixes that training wrappers leave."""
     for key in ("state_dict", "model", "model_ema", "teacher"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
         raise BackboneError(f"Weight file {path} holds no dictionary of tensors: save a state_dict.")
-    return {str(k): v for k, v in content.items()}
+    return clean_state_dict({str(k): v for k, v in content.items()})
 
 
-def _fill(model: VisionTransformer, weights: dict[str, Tensor], name: str, path: Path) -> None:
-    """Load ``weights`` into ``model`` through timm's own conversion; the classifier may be absent or of another size."""
+def _filled(name: str, path: Path) -> nn.Module:
+    """The model with the weights of a file, through timm's own conversion; a classifier is not looked at."""
+    weights = read_weights(path)
+    model = servable(_build(name), name)
     model.reset_classifier(0, model.global_pool)
     try:
         weights = checkpoint_filter_fn(weights, model)
-    except (RuntimeError, KeyError, AttributeError, IndexError) as error:
-        raise BackboneError(f"{path} does not hold the weights of {name}: timm cannot convert it ({error}).") from error
+    except Exception as error:  # timm's conversions meet foreign tensors unguarded
+        raise BackboneError(
+            f"{path} does not hold the weights of {name}: timm cannot convert it ({_first_line(error)})."
+        ) from error
     weights = {k: v for k, v in weights.items() if not k.startswith(("head.", "head_dist.", "fc."))}
     own = model.state_dict()
-    wrong = [f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}" for k in own if k in weights and weights[k].shape != own[k].shape]
-    missing = [f"{k} is missing" for k in own if k not in weights]
-    unknown = [f"{k} is not part of it" for k in weights if k not in own]
-    problems = wrong + missing + unknown
+    wrong = [k for k in own if k in weights and weights[k].shape != own[k].shape]
+    problems = [f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}" for k in wrong]
+    problems += [f"{k} is missing" for k in own if k not in weights]
+    problems += [f"{k} is not part of it" for k in weights if k not in own]
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise BackboneError(f"{path} does not hold the weights of {name}: {shown}. Is it another architecture?")
     model.load_state_dict(weights)
+    return model
 
 
-def _pretrained(name: str) -> torch.nn.Module:
+def _pretrained(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub client raises many kinds, among them bare RuntimeError and OSError
         raise BackboneError(
-            f"The pre-trained weights of {name} could not be had ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
+            f"The pre-trained weights of {name} could not be had ({type(error).__name__}: {_first_line(error)}). "
             "Check the tag and the network, or give a local file with weights=."
         ) from error
 
 
+def _build(name: str) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=False)
+    except RuntimeError as error:
+        raise BackboneError(
+            f"timm cannot build {name}: {_first_line(error)} The part after the dot is the tag."
+        ) from error
+
+
 def _nearest_model(name: str, known: list[str]) -> str:
-    return nearest(name, ["embedded", *(k for k in known if k.startswith(("vit_", "deit")))]).split(" Known")[0] + (
-        " timm.list_models('vit_*') lists them."
-    )
+    served = ["embedded", *(k for k in known if k.startswith(("vit_", "deit")))]
+    hint, _, _ = nearest(name, served).partition("Known:")  # all of them would be hundreds
+    return f"{hint}timm.list_models('vit_*') lists them."
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a message that may have none."""
+    return next(iter(str(error).splitlines()), "")
 
 
 def _embedded() -> VisionTransformer:
@@ -138,5 +160,4 @@ def _embedded() -> VisionTransformer:
     model = VisionTransformer(**EMBEDDED, num_classes=0)
     with resources.as_file(file) as path:
         model.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     return model

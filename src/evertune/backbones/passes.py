@@ -59,18 +59,20 @@ class Passes:
         self._kept: list[Branch] = []  # holds the tunings so that their ids stay theirs
 
     def __call__(self, tuning: Branch | None = None) -> Tensor:
-        known = self._features.get(id(tuning))
-        if known is not None:
-            return known
         frozen = tuning is None or tuning.frozen
-        name = "plain" if tuning is None else tuning.fingerprint() if frozen else ""
-        features = self._memory.get(name) if self._memory is not None and frozen else None
+        trained = not frozen and torch.is_grad_enabled()
+        known = self._features.get(id(tuning))
+        if known is not None and (known.requires_grad or not trained):
+            return known
+        memory = self._memory if frozen else None
+        name = "" if memory is None else "plain" if tuning is None else tuning.fingerprint()
+        features = None if memory is None else memory.get(name)
         if features is None:
-            features = self._compute(tuning, trained=not frozen and torch.is_grad_enabled())
+            features = self._compute(tuning, trained)
             if self._gather is not None:
                 features = self._gather(features)
-            if self._memory is not None and frozen:
-                self._memory.put(name, features)
+            if memory is not None:
+                memory.put(name, features)
         self._features[id(tuning)] = features
         if tuning is not None:
             self._kept.append(tuning)
@@ -79,15 +81,18 @@ class Passes:
     def _compute(self, tuning: Branch | None, trained: bool) -> Tensor:
         self.forwards += 1
         depth = self.backbone.shape.depth
-        # Tensors made under inference mode may not enter a graph, and a trained branch may reuse any of them.
+        # Where gradients are on, a trained branch may follow and reuse the tokens: inference mode would forbid that.
         no_graph = torch.no_grad if torch.is_grad_enabled() else torch.inference_mode
         with self._precision():
             if tuning is not None and tuning.tunes_embedding:
                 with nullcontext() if trained else no_graph():
                     tokens, at = self.backbone.embed(self.images, tuning), 0
             else:
+                upto = depth - 1 if tuning is None else min(tuning.first_block, depth - 1)
                 with no_graph():
-                    tokens, at = self._shared(min(tuning.first_block, depth - 1) if tuning is not None else depth - 1, tuning)
+                    tokens, at = self._shared(upto, tuning)
+                if trained and tokens.is_inference():  # made while gradients were off
+                    tokens = tokens.clone()
             with nullcontext() if trained else no_graph():
                 features = self.backbone.read(self.backbone.run(tokens, tuning, at, depth), tuning).float()
         return features if trained else features.clone()  # a clone made outside is an ordinary tensor

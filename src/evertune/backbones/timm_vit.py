@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from timm.layers import Attention, Mlp
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Attention, Block, Mlp, VisionTransformer  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,44 +42,52 @@ class TimmViT(Backbone):
         self, model: nn.Module, name: str, *, input_size: int | None = None, preprocessing: str = "native"
     ) -> None:
         super().__init__()
-        vit = _servable(model, name)
+        vit = servable(model, name)
         vit.reset_classifier(0, vit.global_pool)
         weights = digest(vit.state_dict())
         native = vit.patch_embed.img_size
         native_size = int(native[0]) if native else 224
-        size = input_size or native_size
-        patch = int(vit.patch_embed.patch_size[0])
-        if size % patch:
-            raise BackboneError(f"{name}: an input of {size} px is not a multiple of its {patch} px patches; try {size // patch * patch or patch}.")
+        size = native_size if input_size is None else input_size
         if size != native_size:
+            patch = int(vit.patch_embed.feat_ratio())
+            if size < patch or size % patch:
+                fitting = max(round(size / patch), 1) * patch
+                raise BackboneError(
+                    f"{name}: an input of {size} px is not a multiple of its {patch} px patches; try {fitting}."
+                )
             vit.set_input_size(img_size=(size, size))
         if preprocessing == "native":
-            mean = tuple(float(v) for v in vit.pretrained_cfg.get("mean", (0.5, 0.5, 0.5)))
-            std = tuple(float(v) for v in vit.pretrained_cfg.get("std", (0.5, 0.5, 0.5)))
+            settings = getattr(vit, "pretrained_cfg", {})  # absent if the model was not made by timm.create_model
+            mean, std = (tuple(float(v) for v in settings.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
         elif preprocessing == "unit":
             mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         else:
-            raise BackboneError(f"Preprocessing {preprocessing!r} does not exist: choose 'native' (the checkpoint's mean and std) or 'unit' ([0, 1]).")
+            raise BackboneError(
+                f"Preprocessing {preprocessing!r} does not exist: choose 'native' (the checkpoint's mean and std) or "
+                "'unit' ([0, 1])."
+            )
         self.vit = vit
-        self.reads_cls = vit.global_pool == "token"
+        # Subclasses may read more: a distilled DeiT averages CLS and its distillation token.
+        self.reads_cls = vit.global_pool == "token" and type(vit) is VisionTransformer
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         first = cast(Block, vit.blocks[0])
         self.shape = Shape(
             width=vit.embed_dim,
             depth=len(vit.blocks),
-            heads=first.attn.num_heads,
-            hidden=first.mlp.fc1.out_features,
+            heads=cast(Attention, first.attn).num_heads,
+            hidden=cast(nn.Linear, cast(Mlp, first.mlp).fc1).out_features,
             tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
         )
         self.identity = Identity(name, weights, preprocessing, mean, std, size)
         self.freeze()
 
     def embed(self, images: Tensor, tuning: Sites | None = None) -> Tensor:
-        if images.shape[-1] != self.identity.input_size or images.shape[-2] != self.identity.input_size:
+        size = self.identity.input_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise BackboneError(
-                f"{self.identity.name} takes {self.identity.input_size} px images, got {tuple(images.shape)}: resize "
-                f"them, or load the backbone with input_size={images.shape[-1]}."
+                f"{self.identity.name} takes images of shape [B, 3, {size}, {size}], got {list(images.shape)}: resize "
+                "them, or load the backbone with another input_size."
             )
         if self.identity.preprocessing != "unit":
             images = (images - self.mean) / self.std
@@ -104,7 +111,7 @@ class TimmViT(Backbone):
         x = self.vit.norm(tokens)
         if tuning is not None:
             x = tuning.normed("norm", x)
-        return cast(Tensor, self.vit.forward_head(x, pre_logits=True))
+        return self.vit.forward_head(x, pre_logits=True)
 
 
 class _NoTuning:
@@ -143,10 +150,10 @@ def _block(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tenso
     query, output projection and MLP of one; nothing after the attention mixes tokens, so the answer is exact."""
     x = sites.tokens_in(x)
     h = sites.normed("norm1", block.norm1(x))
-    y = sites.attended(_attention(block.attn, h, sites, cls))
+    y = sites.attended(_attention(cast(Attention, block.attn), h, sites, cls))
     x = (x if cls is None else x[:, cls : cls + 1]) + block.ls1(y)
     into_mlp, residual = sites.between(x) if cls is None else (x, x)
-    y = block.ls2(_mlp(block.mlp, sites.normed("norm2", block.norm2(into_mlp)), sites))
+    y = block.ls2(_mlp(cast(Mlp, block.mlp), sites.normed("norm2", block.norm2(into_mlp)), sites))
     beside = sites.beside_mlp(x)
     out = residual + y if beside is None else residual + y + beside
     return sites.tokens_out(out) if cls is None else out
@@ -179,8 +186,8 @@ def _mlp(mlp: Mlp, x: Tensor, sites: BlockSites) -> Tensor:
     return sites.project(h, "fc2", mlp.fc2(h))
 
 
-def _servable(model: nn.Module, name: str) -> VisionTransformer:
-    """The model, if the sites can serve it."""
+def servable(model: nn.Module, name: str) -> VisionTransformer:
+    """The model, if the sites can serve it; else a BackboneError that says why not."""
     if not isinstance(model, VisionTransformer):
         raise BackboneError(
             f"{name} is a {type(model).__name__}: the tuning sites are defined for timm's VisionTransformer "
@@ -197,5 +204,7 @@ def _servable(model: nn.Module, name: str) -> VisionTransformer:
         if getattr(block.attn, "gate", None) is not None:
             raise BackboneError(f"{name}: the attention of block {i} is gated, which the tuning sites do not serve.")
     if model.global_pool == "":
-        raise BackboneError(f"{name} pools nothing (global_pool=''): a feature per image is needed. Use 'token' or 'avg'.")
+        raise BackboneError(
+            f"{name} pools nothing (global_pool=''): a feature per image is needed. Use 'token' or 'avg'."
+        )
     return model

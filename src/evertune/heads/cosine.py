@@ -11,6 +11,11 @@ from torch.nn import functional as F
 from evertune.statistics import Growing
 
 
+def cosine_logits(x: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
+    """σ · cos(x, w): features [B, L] and rows [K, L] to logits [B, K]."""
+    return sigma * F.normalize(x, dim=1) @ F.normalize(weight, dim=1).T
+
+
 class CosineHead(Growing):
     """σ · cos(x, w_c): features [B, L] to logits [B, K]. Grows by rows."""
 
@@ -23,7 +28,7 @@ class CosineHead(Growing):
         self.sigma = nn.Parameter(torch.tensor(float(sigma)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.sigma * F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
+        return cosine_logits(x, self.weight, self.sigma)
 
     @property
     def classes(self) -> int:

@@ -16,10 +16,9 @@ def random_projection(width: int, features: int, generator: torch.Generator) -> 
 
 
 def project(features: Tensor, projection: Tensor) -> Tensor:
-    """h = ReLU(φ R), [B, M] in float32; with an empty projection (M = 0) the features themselves ("no RPs")."""
-    if not projection.numel():
-        return features.float()
-    return torch.relu(features.float() @ projection)
+    """h = ReLU(φ R), [B, M], in float32 or wider; with an empty projection (M = 0) φ itself ("no RPs")."""
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    return torch.relu(features @ projection.to(features.dtype)) if projection.numel() else features
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,12 @@ class RidgeHead(Growing):
     """h(x)ᵀ A over the classes seen, with A = (G + λI)⁻¹ Q of the statistics it is solved from."""
 
     A: Tensor
+    strength: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("A", torch.zeros(0, 0))
-        self.strength: float | None = None
+        self.register_buffer("strength", torch.tensor(torch.nan, dtype=torch.float64))  # the λ it was solved with
 
     def forward(self, h: Tensor) -> Tensor:
         """Projected features [B, M] to scores [B, K]."""
@@ -76,5 +76,6 @@ class RidgeHead(Growing):
         return select_ridge(features, labels, options.grid, fit, held, lambda f: project(f, projection)).strength
 
     def solve(self, statistics: Gram, strength: float) -> None:
-        self.strength = strength
+        """Take A from ``statistics`` with λ = ``strength``."""
+        self.strength.fill_(strength)
         self.A = statistics.solve(strength).float()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -17,9 +16,10 @@ TUNING_PREFIX = "tuning."
 
 def option(default: Any, text: str) -> Any:
     """A field of a configuration with its explanation, which ``evertune methods`` shows."""
+    metadata = {"text": text, "default": default}
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata={"text": text})
-    return dataclasses.field(default=default, metadata={"text": text})
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,10 @@ class Config:
             kind = merged.get("tuning", known["tuning"].default)
             chosen = {**merged.get("tuning_options", {}), **tuning}
             validate_tuning(kind, chosen)
-            defaults = tuning_options(kind)
+            # All of them, defaults too: a kept configuration must mean the same under another preset or release.
             merged["tuning_options"] = {
-                k: convert(TUNING_PREFIX + k, v, type(defaults[k])) for k, v in chosen.items()
+                name: convert(TUNING_PREFIX + name, chosen.get(name, default), type(default))
+                for name, default in tuning_options(kind).items()
             }
         return cls(**merged)
 
@@ -73,11 +74,8 @@ class Config:
     def explain(cls) -> list[tuple[str, Any, str]]:
         """(name, default, explanation) of every option, defaults after the first preset."""
         first = next(iter(cls.presets.values()))
-        rows = []
-        for f in dataclasses.fields(cls):
-            default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
-            rows.append((f.name, first.get(f.name, default), f.metadata.get("text", "")))
-        return rows
+        return [(f.name, first.get(f.name, f.metadata.get("default", f.default)), f.metadata.get("text", ""))
+            for f in dataclasses.fields(cls)]
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:

@@ -24,7 +24,7 @@ class TuningConfig(Config):
 
     tuning: str = option("adapter", "kind of tuning: adapter, lora, ssf, vpt; its own options are tuning.<name>")
     blocks: str = option("all", "which blocks are tuned: all, 0-2, 0,3,7 …")
-    tuning_options: dict[str, Any] = option({}, "options of the tuning")
+    tuning_options: dict[str, Any] = option({}, "options of the tuning")  # noqa: RUF009
     epochs: int = option(20, "epochs in the first session")
     batch_size: int = option(48, "images per step")
     optimizer: Literal["sgd", "adam"] = option("sgd", "sgd (with momentum) or adam")
@@ -34,14 +34,16 @@ class TuningConfig(Config):
     decay: Literal["matrices", "all"] = option(
         "matrices", "what decays: matrices only, or all (released; pulls SSF's scales to 0 instead of 1, T10)"
     )
-    schedule: Literal["cosine", "constant"] = option("cosine", "learning rate: cosine to 0 over the epochs, or constant")
+    schedule: Literal["cosine", "constant"] = option("cosine", "rate: cosine to 0 over the epochs, or constant")
     sigma_init: float = option(1.0, "scale of the cosine head at the start")
 
     def __post_init__(self) -> None:
         require(self.epochs >= 0, f"epochs={self.epochs} must not be negative.")
         require(self.batch_size >= 1, f"batch_size={self.batch_size} must be at least 1.")
         require(self.rate > 0, f"rate={self.rate} must be positive.")
+        require(0 <= self.momentum < 1, f"momentum={self.momentum} must be at least 0 and below 1.")
         require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be negative.")
+        require(self.sigma_init > 0, f"sigma_init={self.sigma_init} must be positive.")
 
     def recipe(self, **changes: Any) -> Recipe:
         values: dict[str, Any] = {
@@ -77,9 +79,7 @@ class FirstSession(Method):
 
     def __init__(self, config: TuningConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
-        self.tuning = make_tuning(
-            config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options
-        )
+        self.tuning = make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options)
         self.head = CosineHead(width, config.sigma_init)
 
     def first_session(self, task: TaskInfo) -> list[Phase]:

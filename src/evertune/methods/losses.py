@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evertune.heads import cosine_logits
+
 
 def transfer(slow: Tensor, plain: Tensor, *, per_feature: bool = False) -> tuple[Tensor, Tensor]:
     """(L_diag, L_rdn) of the cross-correlation M = SᵀP / B [L, L] between the learner and the pre-trained model.
@@ -31,14 +33,7 @@ def alignment(fast: Tensor, slow: Tensor, *, reduction: str = "mean") -> Tensor:
     return distance.sum() if reduction == "sum" else distance.mean()
 
 
-def cosine_logits(x: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
-    """σ · cos(x, w)."""
-    return sigma * F.normalize(x, dim=1) @ F.normalize(weight, dim=1).T
-
-
-def cross_classification(
-    samples: Tensor, prototypes: Tensor, labels: Tensor, weight: Tensor, sigma: Tensor
-) -> Tensor:
+def cross_classification(samples: Tensor, prototypes: Tensor, labels: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
     """One learner's cosine head classifies the other's prototypes of known classes and features of the batch.
 
     L_s2f: ``samples`` φ_s(x), ``prototypes`` W_s (both constant), ``weight`` W_f. L_f2s: ``samples`` φ_f(x),
@@ -49,11 +44,15 @@ def cross_classification(
     return F.cross_entropy(cosine_logits(rows, weight, sigma), targets)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """E = −Σ_c p_c ln(p_c + 1e-9) of the softmax p of ``logits`` [B, K], in nats, [B] (§6.5)."""
+    p = logits.softmax(1)
+    return -(p * (p + 1e-9).log()).sum(1)
+
+
 def entropy_weights(*logits: Tensor, gamma: float) -> Tensor:
-    """softmax over learners of −γ·E, [learners, B]; E is the entropy (nats) of each learner's softmax (§6.5)."""
-    probabilities = [z.softmax(1) for z in logits]
-    entropies = torch.stack([-(p * (p + 1e-9).log()).sum(1) for p in probabilities])
-    return (-gamma * entropies).softmax(0)
+    """α = softmax over learners of −γ·E, [learners, B]."""
+    return (-gamma * torch.stack([entropy(z) for z in logits])).softmax(0)
 
 
 def aggregate(*logits: Tensor, gamma: float) -> Tensor:

@@ -19,9 +19,7 @@ def get_method(name: str) -> type[Method]:
     return METHODS[key]
 
 
-def make_method(
-    name: str, backbone: Backbone, *, preset: str | None = None, seed: int = 0, **options: Any
-) -> Method:
+def make_method(name: str, backbone: Backbone, *, preset: str | None = None, seed: int = 0, **options: Any) -> Method:
     """A fresh method for ``backbone``; ``seed`` draws what it initialises and samples.
 
     Raises

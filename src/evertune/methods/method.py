@@ -19,8 +19,8 @@ from evertune.tuning import Tuning
 class TaskInfo:
     """What a method may know of a task: never its name, never its test data.
 
-    ``present`` are the class indices in its training data, ``new`` those never seen before; ``known`` counts the classes
-    seen earlier and ``seen`` those seen once it is learned. ``size`` is the number of training examples.
+    ``present`` are the class indices in its training data, ``new`` those never seen before; ``known`` counts the
+    classes seen earlier and ``seen`` those seen once it is learned. ``size`` is the number of training examples.
     """
 
     index: int
@@ -47,7 +47,9 @@ class Batch:
 class Recipe:
     """How an :class:`Optimise` phase descends.
 
-    ``decay`` is ``"all"`` or ``"matrices"`` (vectors, scales and biases do not decay). ``schedule`` is ``"cosine"`` (stepped once per epoch, to ``min_rate`` after ``horizon`` epochs) or ``"constant"``.
+    ``decay`` is ``"all"`` or ``"matrices"`` (vectors, scales and biases do not decay). ``schedule`` is ``"cosine"``
+    (stepped once per epoch, to ``min_rate`` after ``horizon`` epochs, which are ``epochs`` unless given) or
+    ``"constant"``.
     """
 
     epochs: int
@@ -118,6 +120,7 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
+    tasks_seen: Tensor
 
     def __init__(self, config: Config, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__()

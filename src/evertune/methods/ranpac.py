@@ -90,4 +90,4 @@ class RanPAC(FirstSession):
         return (self.tuning,)
 
     def describe(self) -> dict[str, Any]:
-        return {"ridge strength": self.ridge.strength}
+        return {"ridge strength": float(self.ridge.strength)}

@@ -47,10 +47,12 @@ class SAFEConfig(RidgeConfig):
     lambda_cos: float = option(24.0, "weight of the alignment L_cos of fast to slow features")
     cos_reduction: Literal["mean", "sum"] = option("mean", "L_cos over the batch; the released sum needs λ/B (T8)")
     lambda_cc: float = option(1.0, "weight of the cross-classification L_s2f + L_f2s")
-    new_rows: Literal["imprint", "zeros"] = option("imprint", "head rows of new classes; zeros as released (D1, D2, T1)")
+    new_rows: Literal["imprint", "zeros"] = option("imprint", "head rows of new classes; zeros: released (D1, D2, T1)")
     statistics: Literal["separate", "shared"] = option("separate", "one Gram per learner, or one for both (D3)")
     gamma: float = option(1.0, "γ of the entropy weights")
-    inference_scale: Literal["fixed", "trained"] = option("fixed", "scale of the fast logits: σ_init, or trained σ_f (T7)")
+    inference_scale: Literal["fixed", "trained"] = option(
+        "fixed", "scale of fast logits: fixed, or the trained σ_f (T7)"
+    )
     scale: float | None = option(None, "fixed scale of the logits at inference, if not sigma_init")
 
     presets = {  # noqa: RUF012
@@ -67,6 +69,9 @@ class SAFEConfig(RidgeConfig):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
         require(self.follow_epochs >= 0, f"follow_epochs={self.follow_epochs} must not be negative.")
         require(self.follow_horizon >= 1, f"follow_horizon={self.follow_horizon} must be at least 1.")
+        for name in ("follow_rate", "scale"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name}={value} must be positive, or none.")
 
 
 @register
@@ -103,8 +108,9 @@ class SAFE(Method):
                 Solve("ridge heads", self._solve_first),
             ]
         recipe = c.recipe(epochs=c.follow_epochs, horizon=c.follow_horizon, rate=c.follow_rate or c.rate)
+        imprints = c.new_rows == "imprint" and task.new
         return [  # §6.3
-            Collect("slow statistics", self._collect_before),
+            Collect("slow statistics", self._collect_both if imprints else self._collect_slow),
             Solve("grow heads", lambda: self._grow(task)),
             Optimise("fast learner", self.fast_loss, lambda: _parameters(self.fast, self.head_fast), recipe),
             Collect("fast statistics", self._collect_fast),
@@ -125,13 +131,15 @@ class SAFE(Method):
     def fast_loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """L = L_cls + λ_cos L_cos + λ_cc (L_s2f + L_f2s), all from one forward of each learner (T13)."""
         c, y = self.config, batch.labels
-        v, u = batch.passes(self.fast), batch.passes(self.slow)
-        known = int(self.known)
+        v = batch.passes(self.fast)
         terms = {"classification": F.cross_entropy(self.head_fast(v), y)}
+        if not c.lambda_cos and not c.lambda_cc:
+            return terms
+        u = batch.passes(self.slow)
         if c.lambda_cos:
             terms["alignment"] = c.lambda_cos * alignment(v, u, reduction=c.cos_reduction)
         if c.lambda_cc:
-            W_s, W_f = self.head_slow, self.head_fast
+            W_s, W_f, known = self.head_slow, self.head_fast, int(self.known)
             s2f = cross_classification(u, W_s.weight[:known], y, W_f.weight, W_f.sigma)
             f2s = cross_classification(v, W_f.weight[:known], y, W_s.weight, W_s.sigma)
             terms |= {"slow to fast": c.lambda_cc * s2f, "fast to slow": c.lambda_cc * f2s}
@@ -140,7 +148,8 @@ class SAFE(Method):
     # -- between the losses ------------------------------------------------------------------------------------------
 
     def _freeze(self) -> None:
-        """Both learners part here: the slow one never changes again (T2, T12)."""
+        """Both learners part here: the slow one never changes again (T2, T12). The scales start anew (§6.6)."""
+        self.head_slow.sigma.fill_(self.config.sigma_init)
         self.fast.load_state_dict(self.slow.state_dict())
         self.head_fast.load_state_dict(self.head_slow.state_dict())
         self.restored()
@@ -165,12 +174,10 @@ class SAFE(Method):
     def _collect_slow(self, batch: Batch) -> None:
         self.task_slow.add(batch.passes(self.slow), batch.labels)
 
-    def _collect_before(self, batch: Batch) -> None:
+    def _collect_both(self, batch: Batch) -> None:
         self._collect_slow(batch)
-        if self.config.new_rows == "imprint":
-            # In the second session the fast learner is still the slow one, so one pass serves both.
-            same = self.tasks_seen == 1
-            self.task_fast.add(batch.passes(self.slow if same else self.fast), batch.labels)
+        # In the second session the fast learner is still the slow one, so one pass serves both.
+        self.task_fast.add(batch.passes(self.slow if self.tasks_seen == 1 else self.fast), batch.labels)
 
     def _collect_fast(self, batch: Batch) -> None:
         self.task_fast.add(batch.passes(self.fast), batch.labels)
@@ -178,24 +185,27 @@ class SAFE(Method):
     # -- ridge heads (§6.4) and their mixture (§6.5) -----------------------------------------------------------------
 
     def _solve_first(self) -> None:
-        """The learners are equal, so are their statistics; shared, each example counts twice as released."""
+        """The learners are equal, so one head serves both; with shared statistics every example counts twice (D3)."""
         self.task_slow.close()
-        self.task_fast.features, self.task_fast.labels = self.task_slow.features, self.task_slow.labels
-        self._solve()
+        if self.gram_slow is None:
+            self.task_fast.features, self.task_fast.labels = self.task_slow.features, self.task_slow.labels
+            self._solve()
+        else:
+            self._fit(self.task_slow, self.gram_slow, self.ridge_slow)
+            self.gram_fast.load_state_dict(self.gram_slow.state_dict())
+            self.ridge_fast.load_state_dict(self.ridge_slow.state_dict())
 
     def _solve(self) -> None:
         """Fast, then slow; with separate statistics the order is irrelevant."""
-        self.task_slow.close()
-        self.task_fast.close()
-        for task, gram, ridge in (
-            (self.task_fast, self.gram_fast, self.ridge_fast),
-            (self.task_slow, self.gram_slow or self.gram_fast, self.ridge_slow),
-        ):
-            for phi, y in task.chunks():
-                gram.update(project(phi, self.R), y)
-            strength = ridge.choose(task.features, task.labels, self.R, self.config.ridge, self.generators.sampling)
-            ridge.solve(gram, strength)
-            task.clear()
+        self._fit(self.task_fast, self.gram_fast, self.ridge_fast)
+        self._fit(self.task_slow, self.gram_slow or self.gram_fast, self.ridge_slow)
+
+    def _fit(self, task: TaskFeatures, gram: Gram, ridge: RidgeHead) -> None:
+        task.close()
+        for phi, y in task.chunks():
+            gram.update(project(phi, self.R), y)
+        ridge.solve(gram, ridge.choose(task.features, task.labels, self.R, self.config.ridge, self.generators.sampling))
+        task.clear()
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         c = self.config
@@ -212,7 +222,8 @@ class SAFE(Method):
         return (self.slow, self.fast) if self.tasks_seen > 1 else (self.slow,)
 
     def describe(self) -> dict[str, Any]:
-        return {"ridge strength fast": self.ridge_fast.strength, "ridge strength slow": self.ridge_slow.strength}
+        strengths = {"fast": self.ridge_fast.strength, "slow": self.ridge_slow.strength}
+        return {f"ridge strength {name}": float(value) for name, value in strengths.items()}
 
 
 def _parameters(tuning: Tuning, head: CosineHead) -> Iterable[nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,11 +36,16 @@ class TaskFeatures(Growing):
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """A few thousand rows at a time, so that lifting them to many features stays small."""
-        yield from zip(self.features.split(CHUNK), self.labels.split(CHUNK), strict=True)
+        yield from zip(torch.split(self.features, CHUNK), torch.split(self.labels, CHUNK), strict=True)
 
     def clear(self) -> None:
         self._parts = []
         self.features, self.labels = self.features.new_zeros(0, 0), self.labels.new_zeros(0)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """A state takes the place of what was collected since: half a pass must not leak into the next task."""
+        self._parts = []
+        super()._load_from_state_dict(*args)
 
     def means(self, classes: tuple[int, ...]) -> Tensor:
         """Mean of the normalised features of each class, [C, L] (imprinting)."""

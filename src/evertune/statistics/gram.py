@@ -6,6 +6,7 @@ below what float32 resolves, and the solution turns into noise without an error 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,13 @@ from evertune.statistics.growing import Growing
 EIGEN_LIMIT = 1024
 """Up to this many fitting samples one eigendecomposition serves every λ; beyond, a Cholesky factor per λ is cheaper."""
 
-
 CHUNK = 4096
 """Rows lifted to M features at a time."""
+
+RESOLVED = 1e-13
+"""Smallest λ, relative to the trace of G, that a Cholesky factor in float64 resolves to a few digits."""
+
+NOT_FINITE = "The features hold NaN or infinity, so no ridge can be solved: the tuning has diverged; lower its rate."
 
 
 class Gram(Growing):
@@ -56,10 +61,21 @@ class Gram(Growing):
     def solve(self, strength: float) -> Tensor:
         """A = (G + λI)⁻¹ Q, [M, K]; the minimiser of Σ ‖hᵀA − y‖² + λ‖A‖² over all examples added.
 
-        A λ below what float64 resolves of G is raised to that floor, where the solution is the same to rounding.
+        A λ below what float64 resolves of G is raised to that floor (:data:`RESOLVED`): below it, the directions in
+        which there is no data would be filled with rounding errors.
+
+        Raises
+        ------
+        TrainingError
+            The features held NaN or infinity.
         """
-        floor = torch.finfo(torch.float64).eps * self.G.diagonal().sum().item()
-        return _cholesky_solve(self.G, max(strength, floor), self.Q)
+        trace = self.G.diagonal().sum().item()
+        if not math.isfinite(trace):
+            raise TrainingError(NOT_FINITE)
+        strength = max(strength, RESOLVED * trace, torch.finfo(torch.float64).tiny)
+        while not (solution := _cholesky_solve(self.G, strength, self.Q)).isfinite().all():
+            strength *= 10.0
+        return solution
 
 
 @dataclass(frozen=True)
@@ -98,8 +114,15 @@ def select_ridge(
     With fewer fitting samples than features the N×N kernel is solved (dual), otherwise the M×M Gram (primal): each is
     the smaller and the better conditioned of the two there. A candidate whose system cannot be solved in float64 counts
     as infinitely bad, and not-a-number never wins (SAFE spec T3, T4).
+
+    Raises
+    ------
+    TrainingError
+        The features hold NaN or infinity, or no candidate gives a finite error.
     """
-    present, columns = labels.unique(return_inverse=True)
+    if not features.isfinite().all():
+        raise TrainingError(NOT_FINITE)
+    present, columns = torch.unique(labels, return_inverse=True)
     y = torch.eye(len(present), dtype=torch.float64, device=features.device)[columns.to(features.device)]
     wide = lift(features[:1]).shape[1]
     fit, target, val, truth = features[fit_rows], y[fit_rows], features[val_rows], y[val_rows]
@@ -112,7 +135,7 @@ def select_ridge(
     losses = torch.where(losses.isfinite(), losses, torch.inf)
     best = int(losses.argmin())
     if not losses[best].isfinite():
-        raise TrainingError("No ridge strength of the grid gives a finite error: the features hold NaN or infinity.")
+        raise TrainingError(f"No ridge strength of {tuple(grid)} gives a finite error: add larger candidates.")
     return Selection(float(grid[best]), tuple(map(float, grid)), tuple(losses.tolist()))
 
 
@@ -126,7 +149,7 @@ def _dual(fit: Tensor, target: Tensor, val: Tensor, y: Tensor, grid: Sequence[fl
         # Directions of eigenvalue zero carry no data (cross is zero there too): rounding must not be divided by λ.
         kept = (values > floor).to(values.dtype)
         return torch.stack([((left * (kept / (values.clamp_min(0) + s))) @ right - y).square().mean() for s in grid])
-    return torch.stack([(cross @ _cholesky_solve(kernel, s, target, strict=True) - y).square().mean() for s in grid])
+    return torch.stack([(cross @ _cholesky_solve(kernel, s, target) - y).square().mean() for s in grid])
 
 
 def _primal(
@@ -134,12 +157,12 @@ def _primal(
 ) -> Tensor:
     """The M×M system, with never more than ``CHUNK`` lifted rows in memory."""
     gram = moment = torch.zeros((), dtype=torch.float64, device=fit.device)
-    for rows, targets in zip(fit.split(CHUNK), target.split(CHUNK), strict=True):
+    for rows, targets in zip(torch.split(fit, CHUNK), torch.split(target, CHUNK), strict=True):
         h = lift(rows).double()
         gram, moment = gram + h.T @ h, moment + h.T @ targets
-    solutions = [_cholesky_solve(gram, s, moment, strict=True) for s in grid]
+    solutions = [_cholesky_solve(gram, s, moment) for s in grid]
     losses = torch.zeros(len(solutions), dtype=torch.float64, device=fit.device)
-    for rows, targets in zip(val.split(CHUNK), y.split(CHUNK), strict=True):
+    for rows, targets in zip(torch.split(val, CHUNK), torch.split(y, CHUNK), strict=True):
         h = lift(rows).double()
         losses += torch.stack([(h @ a - targets).square().sum() for a in solutions])
     return losses / y.numel()
@@ -157,16 +180,9 @@ def _leave_one_out(fit: Tensor, target: Tensor, grid: Sequence[float]) -> Tensor
     return torch.stack(losses)
 
 
-def _cholesky_solve(matrix: Tensor, strength: float, right: Tensor, strict: bool = False) -> Tensor:
-    """(matrix + λI)⁻¹ right. Where the factorisation fails, ``strict`` gives infinity, else λ is raised until it works."""
+def _cholesky_solve(matrix: Tensor, strength: float, right: Tensor) -> Tensor:
+    """(matrix + λI)⁻¹ right, or infinity where that is not positive definite in float64."""
     system = matrix.clone()
-    added = 0.0
-    while True:
-        system.diagonal().add_(strength - added)
-        added = strength
-        factor, info = torch.linalg.cholesky_ex(system)
-        if not info.item():
-            return torch.cholesky_solve(right, factor)
-        if strict or not system.isfinite().all():
-            return torch.full_like(right, torch.inf)
-        strength *= 10.0
+    system.diagonal().add_(strength)
+    factor, info = torch.linalg.cholesky_ex(system)
+    return torch.full_like(right, torch.inf) if info.item() else torch.cholesky_solve(right, factor)

@@ -36,6 +36,3 @@ class ClassMeans(Growing):
     def means(self) -> Tensor:
         """Class means [K, L] in float32; a class never seen has the zero vector."""
         return (self.sums / self.counts.clamp_min(1)[:, None]).float()
-
-    def reset(self) -> None:
-        self.sums, self.counts = self.sums.new_zeros(0, 0), self.counts.new_zeros(0)

@@ -12,15 +12,15 @@ def holdout(
     """Row indices (fit, validation) of ``labels`` [N], ``fraction`` of them for validation.
 
     Stratified: every class keeps at least one row to fit, and gives ⌊fraction · n_c⌋ others, drawn at random. Otherwise
-    a random ⌊(1 − fraction) · N⌋ rows fit, as released (SAFE spec §5.3, T5, T6).
+    a random ⌊(1 − fraction) · N⌋ rows, but at least one, fit as released (SAFE spec §5.3, T5, T6).
     """
     shuffled = torch.randperm(len(labels), generator=generator)
     if not stratified:
-        keep = int((1 - fraction) * len(labels))
+        keep = max(1, int((1 - fraction) * len(labels)))
         return shuffled[:keep], shuffled[keep:]
     labels = labels.cpu()
     fit, validation = [], []
-    for c in labels.unique():
+    for c in torch.unique(labels):
         rows = shuffled[labels[shuffled] == c]
         held = min(int(fraction * len(rows)), len(rows) - 1)
         validation.append(rows[:held])

@@ -38,7 +38,7 @@ def find_problem(file: BinaryIO) -> str | None:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_formats()) as image:
                 if image.mode == "F":
-                    return "its pixels are floating-point numbers; save it with 8 or 16 bits"
+                    return "its pixels are floating-point numbers; convert it to 8 or 16 bits"
                 image.verify()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return f"it would unpack to more than {Image.MAX_IMAGE_PIXELS} pixels"
@@ -65,13 +65,13 @@ def decode(file: BinaryIO, where: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image in RGB: grey repeated, transparency laid on white, 16 bits scaled to 8 (65535 becomes 255)."""
+    """Any image in RGB: grey repeated, transparency laid on white, 16 bits scaled to 8; DataError for floats."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
         return Image.fromarray(to_bytes(_sixteen_bits(image))).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+        raise DataError("its pixels are floating-point numbers; convert it to 8 or 16 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -81,7 +81,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _sixteen_bits(image: Image.Image) -> NDArray[np.uint16]:
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError("its grey values lie outside 0 to 65535")
+        raise DataError("its grey values lie outside 0 to 65535")
     return pixels.astype(np.uint16)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evertune.backbones import Shape
+from evertune.errors import ConfigError
 from evertune.tuning.tuning import BlockTuning, Tuning, uniform
 
 
@@ -58,6 +59,10 @@ class Adapter(Tuning):
         scale: float = 0.1,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__(shape, blocks)
+        super().__init__(shape, blocks, scale=scale)
+        if bottleneck < 1:
+            raise ConfigError(f"adapter: bottleneck={bottleneck} must be at least 1.")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"adapter: dropout={dropout} must be at least 0 and below 1.")
         for i in self.indices:
             self.blocks[str(i)] = AdapterBlock(shape.width, bottleneck, scale, dropout, generator)

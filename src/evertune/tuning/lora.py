@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class LoRABlock(BlockTuning):
     def project(self, x: Tensor, name: str, y: Tensor) -> Tensor:
         if name not in self.a:
             return y
-        return y + (x @ self.a[name]) @ (self.b[name] * self.scale)
+        return cast(Tensor, y + (x @ self.a[name]) @ (self.b[name] * self.scale))
 
 
 class LoRA(Tuning):
@@ -57,7 +58,9 @@ class LoRA(Tuning):
         targets: str = "kv",
         init: str = "lora",
     ) -> None:
-        super().__init__(shape, blocks)
+        super().__init__(shape, blocks, alpha=alpha)
+        if rank < 1:
+            raise ConfigError(f"lora: rank={rank} must be at least 1.")
         if not targets or set(targets) - set("qkv"):
             raise ConfigError(f"lora: targets {targets!r} must be letters out of q, k and v, like 'kv'.")
         if init not in ("lora", "wide"):

@@ -32,9 +32,7 @@ def tuning_options(kind: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def make_tuning(
-    kind: str, shape: Shape, generator: torch.Generator, *, blocks: str = "all", **options: Any
-) -> Tuning:
+def make_tuning(kind: str, shape: Shape, generator: torch.Generator, *, blocks: str = "all", **options: Any) -> Tuning:
     """A fresh tuning of ``kind`` for a backbone of ``shape``; ``blocks`` as in :func:`parse_blocks`.
 
     Raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class ScaleShift(nn.Module):
 
 
 class SSFBlock(BlockTuning):
+    """A scale and a shift after each linear map and LayerNorm of one block."""
+
     def __init__(self, shape: Shape, std: float, generator: torch.Generator) -> None:
         super().__init__()
         width = shape.width
@@ -31,10 +34,10 @@ class SSFBlock(BlockTuning):
         self.at = nn.ModuleDict({name: ScaleShift(w, std, generator) for name, w in {**widths, "fc2": width}.items()})
 
     def project(self, x: Tensor, name: str, y: Tensor) -> Tensor:
-        return self.at[name](y)
+        return cast(Tensor, self.at[name](y))
 
     def normed(self, name: str, y: Tensor) -> Tensor:
-        return self.at[name](y)
+        return cast(Tensor, self.at[name](y))
 
 
 class SSF(Tuning):
@@ -45,9 +48,7 @@ class SSF(Tuning):
 
     kind = "ssf"
 
-    def __init__(
-        self, shape: Shape, blocks: Iterable[int], generator: torch.Generator, *, std: float = 0.02
-    ) -> None:
+    def __init__(self, shape: Shape, blocks: Iterable[int], generator: torch.Generator, *, std: float = 0.02) -> None:
         super().__init__(shape, blocks)
         self.tunes_embedding = self.first_block == 0  # a subset of deeper blocks leaves the beginning to be shared
         self.ends = nn.ModuleDict()
@@ -58,4 +59,4 @@ class SSF(Tuning):
             self.blocks[str(i)] = SSFBlock(shape, std, generator)
 
     def normed(self, name: str, y: Tensor) -> Tensor:
-        return self.ends[name](y) if name in self.ends else y
+        return cast(Tensor, self.ends[name](y)) if name in self.ends else y

@@ -1,4 +1,4 @@
-"""What is trained beside the frozen weights: one :class:`Tuning` per backbone pass, one :class:`BlockTuning` per block."""
+"""What is trained beside the frozen weights: a :class:`Tuning` per backbone pass, a :class:`BlockTuning` per block."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ class BlockTuning(nn.Module):
         return x
 
     def project(self, x: Tensor, name: str, y: Tensor) -> Tensor:
-        """After the linear maps ``q k v o fc1 fc2``: ``x`` went in, ``y`` came out.
-
-        For ``o``, ``x`` and ``y`` are both the output of the projection."""
+        """After the linear maps ``q k v o fc1 fc2``: ``x`` went in, ``y`` came out."""
         return y
 
     def normed(self, name: str, y: Tensor) -> Tensor:
@@ -56,19 +54,37 @@ class BlockTuning(nn.Module):
 
 
 class Tuning(nn.Module):
-    """Steers one pass of a frozen backbone. The plain pre-trained model is the absence of a tuning (``None``)."""
+    """Steers one pass of a frozen backbone. The plain pre-trained model is the absence of a tuning (``None``).
+
+    Parameters
+    ----------
+    shape
+        Of the backbone.
+    blocks
+        Indices of the blocks to steer.
+    **settings
+        Constants that the features depend on and that no parameter shows; they enter the fingerprint.
+
+    Raises
+    ------
+    ConfigError
+        No blocks, or some that the backbone has not.
+    """
 
     prepended: int = 0
     tunes_embedding: bool = False
     kind: ClassVar[str] = ""
 
-    def __init__(self, shape: Shape, blocks: Iterable[int]) -> None:
+    def __init__(self, shape: Shape, blocks: Iterable[int], **settings: float) -> None:
         super().__init__()
         self.shape = shape
+        self.settings = settings
         self.indices = tuple(sorted(set(blocks)))
         outside = [i for i in self.indices if not 0 <= i < shape.depth]
         if outside or not self.indices:
-            raise ConfigError(f"{self.kind}: blocks {outside or '(none)'} asked for, the backbone has blocks 0 to {shape.depth - 1}.")
+            raise ConfigError(
+                f"{self.kind}: blocks {outside or '(none)'} asked for, the backbone has blocks 0 to {shape.depth - 1}."
+            )
         self.blocks = nn.ModuleDict()
 
     def block(self, index: int) -> BlockTuning | None:
@@ -98,7 +114,8 @@ class Tuning(nn.Module):
 
     def fingerprint(self) -> str:
         """A digest of the values: equal for equal tunings. Made anew at each call, at the cost of reading them once."""
-        return hashlib.sha256(f"{self.kind}{self.indices}{digest(self.state_dict())}".encode()).hexdigest()
+        described = f"{self.kind}{self.indices}{self.settings}{digest(self.state_dict())}"
+        return hashlib.sha256(described.encode()).hexdigest()
 
 
 def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> nn.Parameter:

@@ -37,7 +37,8 @@ class VPT(Tuning):
     prompts
         Tokens per block (deep) or in all (shallow).
     deep
-        Deep: every block has its own, dropped after it. Shallow: one set enters the first block and leaves after the last.
+        Deep: every block has its own, dropped after it. Shallow: one set enters the first block and leaves after the
+        last.
     init
         ``"random"``: N(0, 0.02²). ``"zeros"``, the released behaviour: all tokens of a block then receive the same
         gradient and stay one token counted ``prompts`` times (SAFE spec, T9).

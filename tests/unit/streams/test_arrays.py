@@ -170,7 +170,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"set.npz cannot be read: it is damaged"):
         open_data(path)
     (tmp_path / "empty.npz").touch()
-    with pytest.raises(DataError, match="empty.npz cannot be read"):
+    with pytest.raises(DataError, match=r"empty\.npz cannot be read"):
         open_data(tmp_path / "empty.npz")
 
 
@@ -185,5 +185,5 @@ def test_nan_in_an_npz_names_file_part_and_row(tmp_path: Path) -> None:
     arrays = good_npz()
     arrays["x_test"] = arrays["x_test"].astype(np.float32)
     arrays["x_test"][2, 1, 1, 0] = np.nan
-    with pytest.raises(DataError, match="set.npz x_test row 2 holds NaN"):
+    with pytest.raises(DataError, match=r"set\.npz x_test row 2 holds NaN"):
         open_data(save(tmp_path, **arrays))

@@ -25,7 +25,9 @@ def batches(n: int = 23, **options: Any) -> list[tuple[torch.Tensor, torch.Tenso
 
 
 def by_row(found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> dict[int, bytes]:
-    return {int(row): image.numpy().tobytes() for rows, images, _ in found for row, image in zip(rows, images, strict=True)}
+    return {
+        int(row): image.numpy().tobytes() for rows, images, _ in found for row, image in zip(rows, images, strict=True)
+    }
 
 
 def test_shapes_types_and_labels() -> None:

@@ -4,6 +4,7 @@ import gzip
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,6 +82,42 @@ def test_torchvision_sets_of_files_with_a_split(tmp_path: Path, make_images: Cal
     assert train.files == ("dotted/0.png", "woven/0.png")
     assert train.labels.tolist() == test.labels.tolist() == [0, 1]
     assert len(train.digest) == 64
+
+
+def test_torchvision_sets_with_channels_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 5), dtype=np.uint8)
+
+    def svhn(root: str, split: str, download: bool) -> SimpleNamespace:
+        return SimpleNamespace(
+            data=x if split == "train" else x[:10], labels=np.arange(20 if split == "train" else 10) % 10
+        )
+
+    monkeypatch.setattr("torchvision.datasets.SVHN", svhn)
+    train, test = open_data("svhn")
+    assert (len(train), len(test), train.classes) == (20, 10, tuple("0123456789"))
+    assert (np.asarray(train.load(3)) == x[3].transpose(1, 2, 0)).all()
+
+
+def test_faces_of_scikit_learn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((20, 6, 5, 3), dtype=np.float32)
+    faces = SimpleNamespace(images=images, target=np.arange(20) % 2, target_names=np.array(["Ada", "Grace"]))
+
+    def fetch(data_home: Path, download_if_missing: bool, color: bool, min_faces_per_person: int) -> SimpleNamespace:
+        assert (data_home, download_if_missing, color) == (tmp_path, True, True)
+        return faces
+
+    monkeypatch.setattr("sklearn.datasets.fetch_lfw_people", fetch)
+    train, test = open_data("lfw_people", root=tmp_path, download=True)
+    assert (len(train), len(test), train.classes) == (14, 6, ("Ada", "Grace"))
+
+
+def test_a_download_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fetch(**options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_olivetti_faces", fetch)
+    with pytest.raises(DataError, match=r"'olivetti_faces' could not be downloaded .* \(no route to host\)"):
+        open_data("olivetti_faces", root=tmp_path, download=True)
 
 
 def test_a_folder_with_the_name_of_a_set(

@@ -28,7 +28,13 @@ def test_train_and_test_folders(make_images: MakeImages) -> None:
     (root / "train" / "cat" / ".DS_Store").write_text("ignored")
     train, test = open_data(root)
     assert train.classes == test.classes == ("cat", "dog")
-    assert names(train) == ["train/cat/0.png", "train/cat/1.png", "train/cat/2.png", "train/dog/0.png", "train/dog/1.png"]
+    assert names(train) == [
+        "train/cat/0.png",
+        "train/cat/1.png",
+        "train/cat/2.png",
+        "train/dog/0.png",
+        "train/dog/1.png",
+    ]
     assert train.labels.tolist() == [0, 0, 0, 1, 1]
     assert names(test) == ["test/cat/0.png", "test/dog/0.png"]
     assert train.load(0).mode == "RGB"
@@ -62,7 +68,9 @@ def test_an_unsplit_folder_is_divided_class_by_class(make_images: MakeImages) ->
     train, test = open_data(root, test_fraction=0.3, seed=5)
     assert train.counts().tolist() == [7, 14, 1, 1]
     assert test.counts().tolist() == [3, 6, 0, 1]
-    assert set(names(train)) | set(names(test)) == {f"{c}/{i}.png" for c, n in zip("abcd", (10, 20, 1, 2), strict=True) for i in range(n)}
+    assert set(names(train)) | set(names(test)) == {
+        f"{c}/{i}.png" for c, n in zip("abcd", (10, 20, 1, 2), strict=True) for i in range(n)
+    }
     assert names(open_data(root, test_fraction=0.3, seed=5)[1]) == names(test)
     assert names(open_data(root, test_fraction=0.3, seed=6)[1]) != names(test)
 
@@ -75,7 +83,7 @@ def test_a_new_class_changes_the_split_of_no_other() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
 def test_test_fraction_out_of_range(make_images: MakeImages, fraction: float) -> None:
-    with pytest.raises(ConfigError, match="test_fraction is .* between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"test_fraction is .* between 0 and 1"):
         open_data(make_images({"a": 3, "b": 3}), test_fraction=fraction)
 
 
@@ -107,7 +115,8 @@ def write_index(root: Path, text: str) -> Path:
 
 def test_index_decides_split_class_order_and_domain(make_images: MakeImages, zip_folder: ZipFolder) -> None:
     root = make_images({"x": 4, "y": 4, "unused": 2})
-    text = "\ufefffile,split,label,class,domain\nx/0.png,train,1,dog,sketch\ny/0.png,train,0,emu,photo\nx/1.png,test,1,dog,photo\n"
+    header = "\ufefffile,split,label,class,domain\n"
+    text = header + "x/0.png,train,1,dog,sketch\ny/0.png,train,0,emu,photo\nx/1.png,test,1,dog,photo\n"
     for path in (write_index(root, text), zip_folder(root), zip_folder(root, "photos/")):
         train, test = open_data(path)
         assert train.classes == ("emu", "dog")
@@ -245,7 +254,7 @@ def test_a_folder_with_nothing_but_a_text(tmp_path: Path) -> None:
 def test_an_image_outside_any_class(make_images: MakeImages) -> None:
     root = make_images({"a": 2, "b": 2})
     (root / "stray.JPG").write_bytes(b"?")
-    with pytest.raises(DataError, match="stray.JPG lies outside any class folder"):
+    with pytest.raises(DataError, match=r"stray\.JPG lies outside any class folder"):
         open_data(root)
 
 
@@ -283,15 +292,16 @@ def test_zips_that_cannot_be_read(make_images: MakeImages, zip_folder: ZipFolder
         open_data(path)
     with zipfile.ZipFile(tmp_path / "none.zip", "w"):
         pass
-    with pytest.raises(DataError, match="none.zip is empty"):
+    with pytest.raises(DataError, match=r"none\.zip is empty"):
         open_data(tmp_path / "none.zip")
 
 
 def test_a_zip_with_one_member_twice(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a/0.png", b"1")
-        archive.writestr("a/0.png", b"2")
-    with pytest.raises(DataError, match="holds a/0.png more than once"):
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a/0.png", b"2")
+    with pytest.raises(DataError, match=r"holds a/0\.png more than once"):
         open_data(tmp_path / "x.zip")
 
 
@@ -305,7 +315,7 @@ def test_a_zip_bomb_is_not_unpacked(
 
 def test_what_does_not_exist_or_is_of_no_known_kind(tmp_path: Path) -> None:
     for spec in (tmp_path / "nothing", "./nothing", "nothing.npz", Path("nothing")):
-        with pytest.raises(DataError, match="nothing.* does not exist"):
+        with pytest.raises(DataError, match=r"nothing.* does not exist"):
             open_data(spec)
     (tmp_path / "x.csv").touch()
     with pytest.raises(DataError, match=r"x\.csv is not a kind of data that is known"):

@@ -141,7 +141,7 @@ def test_labels_in_test_that_training_never_saw() -> None:
 
 
 def test_data_of_one_class() -> None:
-    with pytest.raises(StreamError, match=r"toy has one class, 'cat', .* a folder 'other' .* Task.from_folder"):
+    with pytest.raises(StreamError, match=r"toy has one class, 'cat', .*a folder 'other' .* Task.from_folder"):
         Stream.class_incremental(source([0, 0], ["cat"]), None, first=1, increment=1)
     with pytest.raises(StreamError, match="The whole stream has one class, 'cat'"):
         Stream([Task(0, "one", source([0, 0], ["cat"]))])
@@ -174,7 +174,7 @@ def test_the_same_class_in_two_tasks() -> None:
 def test_a_task_with_no_new_class() -> None:
     first = Task(0, "monday", source([0, 1, 1], ["cat", "dog"]))
     second = Task(1, "tuesday", source([0, 0], ["dog"]))
-    with pytest.raises(StreamError, match="'tuesday' brings no new class: dog came before.*kind 'domain'"):
+    with pytest.raises(StreamError, match=r"'tuesday' brings no new class: dog came before.*kind 'domain'"):
         Stream([first, second])
 
 
@@ -220,11 +220,11 @@ def test_domains_arrive_one_at_a_time() -> None:
 
 def test_wrong_domains() -> None:
     train = weather([0, 1, 0, 1], ["sun", "sun", "rain", "rain"])
-    with pytest.raises(StreamError, match="toy has no domains.*column 'domain'"):
+    with pytest.raises(StreamError, match=r"toy has no domains.*column 'domain'"):
         Stream.domain_incremental(source([0, 1]), None)
     with pytest.raises(StreamError, match="but its training data has; give both or neither"):
         Stream.domain_incremental(train, source([0, 1], ["car", "bus"]))
-    with pytest.raises(StreamError, match="The order of domains names 'snow'. Known: rain, sun"):
+    with pytest.raises(StreamError, match=r"The order of domains names 'snow'. .*Known: rain, sun"):
         Stream.domain_incremental(train, None, order=["snow", "sun", "rain"])
     with pytest.raises(StreamError, match="leaves out rain"):
         Stream.domain_incremental(train, None, order=["sun"])

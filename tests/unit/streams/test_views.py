@@ -47,7 +47,7 @@ def test_the_test_view_ignores_the_generator() -> None:
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 10_000))
 def test_crops_lie_inside_the_image(height: int, width: int, seed: int) -> None:
     top, left, h, w = TrainView(8).crop(height, width, np.random.default_rng(seed))
-    assert 0 <= top and 0 <= left and h > 0 and w > 0
+    assert min(top, left) >= 0 and min(h, w) > 0
     assert top + h <= height and left + w <= width
 
 
@@ -69,9 +69,7 @@ def test_the_law_of_the_crops_is_torchvisions() -> None:
     rng = np.random.default_rng(0)
     ours = np.array([view.crop(200, 320, rng) for _ in range(6000)], float)
     torch.manual_seed(0)
-    theirs = np.array(
-        [v1.RandomResizedCrop.get_params(image, [0.05, 1.0], [3 / 4, 4 / 3]) for _ in range(6000)], float
-    )
+    theirs = np.array([v1.RandomResizedCrop.get_params(image, [0.05, 1.0], [3 / 4, 4 / 3]) for _ in range(6000)], float)
 
     def moments(crops: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         top, left, h, w = crops.T

@@ -1,0 +1,98 @@
+"""How the ``evertune`` presets were chosen: on the training data of the first task alone.
+
+The first task's classes are dealt into pseudo-tasks and a fifth of their *training* images is held out; every candidate
+learns the pseudo-tasks in turn and is scored on the held-out images of all of them. So a candidate must serve classes
+it was not tuned on, which is what the first task's own validation accuracy cannot show. No test image is read.
+
+    python benchmarks/choose_defaults.py DATA.npz --weights WEIGHTS --stage first
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+
+from evertune import Learner, Stream, load_backbone, open_data, run
+from evertune.backbones import Backbone
+from evertune.streams import Source
+
+FIRST: dict[str, dict[str, Any]] = {
+    f"{kind} {blocks} {rate:g}": {"tuning": kind, "blocks": blocks, "rate": rate, **extra}
+    for kind, extra, rates in (
+        ("lora", {"tuning.rank": 5, "tuning.alpha": 5.0, "tuning.targets": "qkv"}, (2e-3, 5e-3, 1e-2)),
+        ("adapter", {"tuning.scale": 1.0}, (1e-3, 3e-3)),
+        ("ssf", {}, (3e-3, 1e-2)),
+        ("vpt", {"tuning.prompts": 5}, (1e-2,)),
+    )
+    for blocks, rate in itertools.product(("0-2", "0-5", "all"), rates)
+}
+FOLLOW: dict[str, dict[str, Any]] = {
+    f"{epochs} epochs, {rate:g}, cos {cos:g}": {
+        "follow_epochs": epochs, "follow_horizon": epochs, "follow_rate": rate, "lambda_cos": cos
+    }
+    for epochs, rate, cos in itertools.product((2, 4), (5e-4, 2e-3), (1.0, 10.0))
+}  # fmt: skip
+
+
+def pseudo_stream(train: Source, classes: tuple[str, ...], sizes: tuple[int, int], per_class: int, turn: int) -> Stream:
+    """The first task's training data as a small stream; ``turn`` rotates which classes come first."""
+    rows = np.concatenate([train.rows_of([name])[:per_class] for name in classes])
+    held = np.arange(len(rows)) % 5 == turn % 5
+    rotated = classes[turn * sizes[0] % len(classes) :] + classes[: turn * sizes[0] % len(classes)]
+    return Stream.class_incremental(
+        train.select(rows[~held]), train.select(rows[held]), first=sizes[0], increment=sizes[1], order=rotated
+    )
+
+
+def score(method: str, backbone: Backbone, streams: list[Stream], options: dict[str, Any], precision: str) -> dict[str, Any]:
+    results, started = [], time.perf_counter()
+    for stream in streams:
+        learner = Learner(method, backbone, preset="evertune", precision=precision, progress=False, **options)
+        results.append(run(stream, learner, references=False).summary)
+    parts = {part: round(float(np.mean([r[part]["final_accuracy_sample"] for r in results])), 2) for part in results[0]}
+    return {**parts, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--backbone", default="vit_tiny_patch16_224")
+    parser.add_argument("--input-size", type=int, default=96)
+    parser.add_argument("--preprocessing", default="native")
+    parser.add_argument("--first", type=int, default=10, help="classes of the first task")
+    parser.add_argument("--order-seed", type=int, default=1993)
+    parser.add_argument("--train-per-class", type=int, default=100)
+    parser.add_argument("--stage", choices=("first", "follow"), default="first")
+    parser.add_argument("--only", default="", help="candidates whose name contains this")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    train, _ = open_data(a.data)
+    classes = Stream.class_incremental(
+        train, None, first=a.first, increment=a.first, order_seed=a.order_seed, train_per_class=a.train_per_class
+    )[0].classes
+    backbone = load_backbone(a.backbone, weights=a.weights, input_size=a.input_size, preprocessing=a.preprocessing)
+    method, candidates, sizes = ("ranpac", FIRST, (5, 5)) if a.stage == "first" else ("safe", FOLLOW, (4, 3))
+    streams = [pseudo_stream(train, classes, sizes, a.train_per_class, turn) for turn in range(a.turns)]
+    table = {}
+    for name, options in candidates.items():
+        if a.only in name:
+            table[name] = score(method, backbone, streams, options, a.precision)
+            print(f"{name:28s} {table[name]}", flush=True)
+    if a.out:
+        a.out.write_text(json.dumps(table, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

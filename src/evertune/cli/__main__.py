@@ -1,0 +1,5 @@
+"""``python -m evertune.cli``."""
+
+from evertune.cli.app import main
+
+main()

@@ -1,0 +1,81 @@
+"""What a run says while it learns, and at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evertune.evaluation import AccuracyMatrix, final_accuracy
+
+if TYPE_CHECKING:
+    from evertune import Learner, Stream
+    from evertune.engine import PhaseReport
+    from evertune.runs import Run
+
+NAMES_SHOWN = 6
+
+
+class Narrator:
+    """A line before the run, one after each task, and the results, all given to ``say``."""
+
+    def __init__(self, stream: Stream, learner: Learner, say: Callable[[str], None]) -> None:
+        self.stream, self.learner, self.say = stream, learner, say
+        self.last: int | None = None  # the last task known to be learned
+        self.clock = time.perf_counter()
+
+    @property
+    def title(self) -> str:
+        backbone = self.learner.backbone.identity
+        return f"{self.learner.method.name} ({self.learner.preset}) on {backbone.name} at {backbone.input_size} px"
+
+    def begin(self) -> None:
+        train = sum(len(task.train) for task in self.stream)
+        test = sum(len(task.test) for task in self.stream if task.test is not None)
+        n = len(self.stream)
+        self.say(self.title)
+        self.say(
+            f"{n} task{'s' if n > 1 else ''}, {len(self.stream.classes)} classes, {train} training and {test} test images"
+        )
+
+    def on_phase(self, stage: int, report: PhaseReport) -> None:
+        if self.last is None and stage > 0:
+            self.say(f"going on after task {stage} of {len(self.stream)}, as kept in the run folder")
+            self.last = stage - 1
+
+    def on_stage(self, stage: int, matrix: AccuracyMatrix) -> None:
+        seconds, self.clock, self.last = time.perf_counter() - self.clock, time.perf_counter(), stage
+        task = self.stream[stage]
+        what = listed(task.classes) if task.kind == "class" else f"{task.name}: {len(task.classes)} classes"
+        accuracies = {part: final_accuracy(*matrix.counts(part), weight="sample") for part in matrix.parts}
+        others = ", ".join(f"{part} {value:.2f}" for part, value in accuracies.items() if part != matrix.primary)
+        self.say(
+            f"task {stage + 1} of {len(self.stream)} ({what}): accuracy so far {accuracies[matrix.primary]:.2f} %"
+            f"{f' ({others})' if others else ''}, {seconds:.1f} s"
+        )
+
+    def end(self, result: Run, folder: Path, seconds: float) -> list[str]:
+        """The results, where their files are, and the time it all took."""
+        again = ["this run was finished before: nothing was learned again"] if self.last is None else []
+        return [
+            *again,
+            "",
+            result.report(),
+            "",
+            f"run folder  {folder}",
+            f"picture     {folder / 'accuracy.png'}",
+            f"learner     {folder / 'learner'}   (evertune predict {folder} IMAGE ...)",
+            f"time        {seconds:.1f} s",
+        ]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for one line.
+
+    >>> listed(["cat", "dog"]), listed([str(i) for i in range(10)])
+    ('cat, dog', '0, 1, 2, 3, 4, ... 10 classes')
+    """
+    if len(names) <= NAMES_SHOWN:
+        return ", ".join(names)
+    return f"{', '.join(names[: NAMES_SHOWN - 1])}, ... {len(names)} classes"

@@ -1,0 +1,244 @@
+"""Options that more than one command takes, and what they are turned into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evertune.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from evertune import Learner
+
+METHOD, BACKBONE, DATA, TRAINING, MACHINE, OUTPUT = "Method", "Backbone", "Data", "Training", "Machine", "Output"
+
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method", "-m", metavar="NAME", help="What learns; 'evertune methods' lists them.", show_default="safe",
+        rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", "-p", metavar="NAME", help="Named settings of the method; 'evertune methods NAME' shows them.",
+        show_default="the method's first", rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE",
+        help="Any option of the method, over the preset: --set rate=0.01. Those of its tuning are tuning.<name>: "
+        "--set tuning=lora --set tuning.rank=4. May be given many times.",
+        rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch", metavar="N", help="Images per training step: short for --set batch_size=N.", rich_help_panel=METHOD
+    ),
+]
+
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", "-b", metavar="NAME",
+        help="The frozen transformer: 'embedded' (small, 32 px, needs no download) or a vision transformer of timm's, "
+        "with its tag: vit_base_patch16_224.augreg_in21k.",
+        show_default="embedded", rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", "-w", metavar="FILE",
+        help="A local .safetensors or .pth file for --backbone, instead of timm's pre-trained weights. Nothing in it "
+        "is executed.",
+        rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+InputSize = Annotated[
+    int | None,
+    typer.Option(
+        "--input-size", metavar="PX", help="Image size the backbone sees; its position embedding is resampled.",
+        show_default="its own", rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+Preprocessing = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocessing", metavar="native|unit",
+        help="native: normalise with the checkpoint's mean and standard deviation. unit: inputs stay in [0, 1], the "
+        "habit of the published SAFE, RanPAC, APER and SimpleCIL.",
+        show_default="native", rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Leave out files that are no readable images, and list them, instead of stopping.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", metavar="FOLDER", help="Where data sets by name are kept.",
+        show_default="~/.cache/evertune/data, or scikit-learn's own place", rich_help_panel=DATA,
+    ),
+]  # fmt: skip
+Download = Annotated[
+    bool,
+    typer.Option("--download", help="Allow a data set by name to be downloaded.", rich_help_panel=DATA),
+]
+
+CropScale = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--crop-scale", metavar="LOW HIGH",
+        help="Share of an image's area that a random training crop covers. The default is the field's; where the "
+        "whole object must stay in sight, as with digits, 0.6 1.0 is kinder.",
+        show_default="0.05 1.0", rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip", help="Mirror half of the training crops. Not for digits or letters.", show_default="flip",
+        rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
+TestResize = Annotated[
+    int | None,
+    typer.Option(
+        "--test-resize", metavar="PX",
+        help="At test time resize the short side to this and crop the centre.",
+        show_default="resize both sides, no crop", rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", metavar="N", help="Initial values, augmentation and sampling. The class order has its own seed.",
+        show_default="0", rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
+
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", metavar="fp32|bf16", help="Of the backbone's passes; statistics and heads keep theirs.",
+        rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=MACHINE)
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=0, help="Processes that decode images; 0 decodes in this one. Results do not "
+        "depend on it.", rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
+EvalBatch = Annotated[
+    int,
+    typer.Option(
+        "--eval-batch", metavar="N", min=1, help="Images per batch where nothing is trained: memory against speed.",
+        rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no line per task.", rich_help_panel=OUTPUT)]
+
+
+def method_options(
+    method: str, preset: str | None, settings: Sequence[str] | None, batch: int | None
+) -> dict[str, Any]:
+    """The options behind ``--set`` and ``--batch``, as text, checked against the method before anything is loaded.
+
+    Raises
+    ------
+    ConfigError
+        Unknown method, preset or option, a value that does not fit, or a setting without ``=``.
+    """
+    from evertune.methods import get_method
+
+    config = get_method(method).config_type
+    known = {name for name, _, _ in config.explain()}
+    options: dict[str, Any] = {}
+    for setting in [*(settings or []), *([] if batch is None else [f"batch_size={batch}"])]:
+        key, equals, value = setting.partition("=")
+        key = key.strip()
+        if not equals:
+            raise ConfigError(f"--set {setting} sets nothing: write it as KEY=VALUE, such as --set rate=0.01.")
+        if key not in known and not key.startswith("tuning."):
+            hint = nearest(key, known) if known else "It has none."
+            raise ConfigError(f"{method} has no option {key!r}. {hint} 'evertune methods {method}' explains them.")
+        if options.get(key, value.strip()) != value.strip():
+            raise ConfigError(f"{key} is set twice, to {options[key]!r} and to {value.strip()!r}: leave one out.")
+        options[key] = value.strip()
+    config.make(preset, **options)
+    return options
+
+
+def new_learner(
+    method: str,
+    options: dict[str, Any],
+    *,
+    preset: str | None,
+    backbone: str | None,
+    weights: Path | None,
+    input_size: int | None,
+    preprocessing: str | None,
+    seed: int | None,
+    order_seed: int | None = None,
+    crop_scale: tuple[float, float] | None,
+    flip: bool | None,
+    test_resize: int | None,
+    **runtime: Any,
+) -> Learner:
+    """A fresh learner from what was said on the command line; None stands for the library's default."""
+    from evertune import Learner, Seeds, TestView, TrainView, load_backbone
+
+    model = load_backbone(
+        backbone or "embedded", weights=weights, input_size=input_size, preprocessing=preprocessing or "native"
+    )
+    size, seed = model.identity.input_size, seed or 0
+    view: dict[str, Any] = {} if crop_scale is None else {"scale": crop_scale}
+    if flip is not None:
+        view["flip"] = 0.5 if flip else 0.0
+    seeds: dict[str, int] = {} if order_seed is None else {"order": order_seed}
+    return Learner(
+        method,
+        model,
+        preset=preset,
+        seeds=Seeds(init=seed, augmentation=seed, sampling=seed, **seeds),
+        train_view=TrainView(size, **view),
+        test_view=TestView(size, resize=test_resize),
+        **runtime,
+        **options,
+    )
+
+
+def kept_learner(folder: Path, weights: Path | None, **runtime: Any) -> Learner:
+    """The learner kept in ``folder``; ``weights`` where its backbone came from a local file."""
+    from evertune import Learner, load_backbone
+    from evertune.engine import read_json
+
+    if weights is None:
+        return Learner.load(folder, **runtime)
+    identity = read_json(folder / "learner.json")["backbone"]
+    model = load_backbone(
+        identity["name"],
+        weights=weights,
+        input_size=identity["input_size"],
+        preprocessing=identity["preprocessing"],
+    )
+    return Learner.load(folder, model, **runtime)

@@ -1,0 +1,169 @@
+"""The engine runs phases: schedules, optimisers, seeds, finite losses, the cache."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evertune import Learner, Stream
+from evertune.backbones import TimmViT
+from evertune.engine import Engine, Runtime, Seeds
+from evertune.engine.cache import FeatureCache
+from evertune.engine.engine import make_optimizer
+from evertune.errors import ConfigError, TrainingError
+from evertune.methods import Recipe
+from evertune.streams import ArraySource, TestView, TrainView
+
+Data = tuple[ArraySource, ArraySource]
+FAST: dict[str, Any] = {"epochs": 1, "features": 64, "progress": False}
+
+
+@pytest.mark.parametrize("horizon", [None, 20])
+def test_cosine_schedule_is_torchs(horizon: int | None) -> None:
+    recipe = Recipe(epochs=15, batch_size=4, rate=0.01, horizon=horizon)
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=horizon or 15)
+    for epoch in range(15):
+        assert math.isclose(recipe.rate_at(epoch), optimizer.param_groups[0]["lr"], rel_tol=1e-9)
+        optimizer.step()
+        reference.step()
+
+
+def test_the_released_schedule_ends_at_a_fifth() -> None:
+    """15 epochs under T_max = 20: the last epoch's rate is 0.00206 (spec §6.3)."""
+    assert Recipe(epochs=15, batch_size=4, rate=0.01, horizon=20).rate_at(14) == pytest.approx(0.00206, abs=5e-6)
+
+
+def test_decay_of_matrices_only() -> None:
+    matrix, vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+    recipe = Recipe(epochs=1, batch_size=1, rate=1.0, momentum=0.0, weight_decay=0.1, decay="matrices")
+    optimizer = make_optimizer([matrix, vector], recipe)
+    matrix.grad, vector.grad = torch.zeros(2, 2), torch.zeros(2)
+    optimizer.step()
+    assert torch.allclose(matrix, torch.full((2, 2), 0.9)) and torch.equal(vector, torch.ones(2))
+    with pytest.raises(ConfigError, match="sgd"):
+        make_optimizer([matrix], Recipe(epochs=1, batch_size=1, rate=1.0, optimizer="lion"))
+
+
+def test_unknown_precision_and_device() -> None:
+    with pytest.raises(ConfigError, match="bf16"):
+        Runtime("cpu", "bf61")
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        Runtime("nonsense")
+
+
+def test_bf16_learns_nearly_the_same(tiny: TimmViT, blobs: Data) -> None:
+    stream = Stream.class_incremental(*blobs, first=3, increment=3)
+    scores = []
+    for precision in ("fp32", "bf16"):
+        learner = Learner("ranpac", tiny, precision=precision, strength=10.0, **FAST)
+        for task in stream:
+            learner.learn(task)
+        scores.append(learner.scores(blobs[1]))
+    assert scores[0].shape == (30, 6) and scores[1].dtype == torch.float32
+    assert (scores[0] - scores[1]).abs().max() < 0.15
+    assert not torch.equal(scores[0], scores[1])
+
+
+def test_a_diverging_loss_stops_with_the_place(tiny: TimmViT, blobs: Data) -> None:
+    learner = Learner("ranpac", tiny, preset="paper", rate=1e30, epochs=3, features=16, progress=False)
+    stream = Stream.class_incremental(*blobs, first=3, increment=3)
+    with pytest.raises(TrainingError, match=r"'first session', epoch \d.*rate="):
+        learner.learn(stream[0])
+    assert learner.classes == () and learner.history == []
+
+
+def test_seeds_are_separate(tiny: TimmViT, blobs: Data) -> None:
+    def learned(**seeds: int) -> Learner:
+        learner = Learner("ranpac", tiny, preset="paper", seeds=Seeds(**seeds), **FAST)
+        learner.learn(Stream.class_incremental(*blobs, first=3, increment=3)[0])
+        return learner
+
+    base, again = learned(), learned()
+    for a, b in zip(base.method.state_dict().values(), again.method.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    other_init, other_views = learned(init=1), learned(augmentation=1)
+    assert not torch.equal(base.method.R, other_init.method.R)
+    assert torch.equal(base.method.R, other_views.method.R)
+    key = "tuning.blocks.0.a.q" if "tuning.blocks.0.a.q" in base.method.state_dict() else "tuning.blocks.0.up_weight"
+    assert not torch.equal(base.method.state_dict()[key], other_views.method.state_dict()[key])
+
+
+def test_learning_leaves_the_global_random_state_alone(tiny: TimmViT, blobs: Data) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    learner = Learner("safe", tiny, preset="paper", **FAST)
+    learner.learn(Stream.class_incremental(*blobs, first=3, increment=3)[0])
+    assert torch.equal(torch.rand(3), expected[0]) and np.array_equal(np.random.rand(3), expected[1])
+
+
+def test_evaluation_passes_each_image_once_through_a_frozen_branch(
+    tiny: TimmViT, blobs: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner("simple_cil", tiny, progress=False)
+    stream = Stream.class_incremental(*blobs, first=3, increment=3)
+    learner.learn(stream[0])
+    calls = []
+    read = tiny.read
+    monkeypatch.setattr(tiny, "read", lambda *a: calls.append(1) or read(*a))
+    first = learner.scores(stream[0].test)
+    assert len(calls) == 1
+    learner.learn(stream[1])
+    calls.clear()
+    again = learner.scores(stream[0].test)
+    assert calls == []
+    torch.testing.assert_close(first, again[:, :3], atol=1e-6, rtol=0)
+
+
+def test_the_cache_keeps_to_its_limit() -> None:
+    cache = FeatureCache(limit=100)
+    writer = cache.writer("data")
+    view = cache.view("data", 0, 2)
+    view.put("branch", torch.zeros(2, 10))
+    view.put("large", torch.zeros(2, 100))
+    writer.add(view)
+    writer.close(2)
+    assert cache.holds("branch", "data") and not cache.holds("large", "data") and cache.bytes == 80
+
+
+def test_an_incomplete_pass_is_not_kept() -> None:
+    cache = FeatureCache()
+    writer = cache.writer("data")
+    view = cache.view("data", 0, 2)
+    view.put("branch", torch.zeros(2, 10))
+    writer.add(view)
+    writer.close(5)
+    assert not cache.holds("branch", "data")
+
+
+def test_views_must_fit_the_backbone(tiny: TimmViT) -> None:
+    with pytest.raises(ConfigError, match="64 px"):
+        Learner("simple_cil", tiny, test_view=TestView(64))
+
+
+def test_phase_reports(tiny: TimmViT, blobs: Data) -> None:
+    engine = Engine(
+        tiny, Runtime("cpu"), train_view=TrainView(32), test_view=TestView(32), seeds=Seeds(), progress=False
+    )
+    assert engine.features(blobs[1]).shape == (30, 48)
+    learner = Learner("safe", tiny, preset="paper", follow_epochs=1, **FAST)
+    stream = Stream.class_incremental(*blobs, first=3, increment=3)
+    kinds = [[(r.kind, r.name) for r in learner.learn(task)] for task in stream]
+    assert ("optimise", "slow learner") in kinds[0] and ("optimise", "fast learner") in kinds[1]
+    losses = next(r for r in learner.learn(_domain(blobs[0])) if r.kind == "optimise").losses
+    assert set(losses) == {"classification", "alignment", "slow to fast", "fast to slow"}
+
+
+def _domain(source: ArraySource) -> Any:
+    from evertune import Task
+
+    return Task(2, "again", source, kind="domain")
