@@ -59,7 +59,9 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tiny: TimmViT, stream: Stream, 
         run(stream, make_learner(tiny), tmp_path / "stopped", references=False, on_stage=stop)
     resumed = run(stream, make_learner(tiny), tmp_path / "stopped", references=False)
     assert resumed.matrix == whole.matrix
-    states = [next((tmp_path / name / "learner").glob("state-3.safetensors")).read_bytes() for name in ("whole", "stopped")]
+    states = [
+        next((tmp_path / name / "learner").glob("state-3.safetensors")).read_bytes() for name in ("whole", "stopped")
+    ]
     assert states[0] == states[1]
 
 

@@ -102,7 +102,8 @@ class TimmViT(Backbone):
             sites = tuning.block(i) if tuning is not None else None
             cls = prepended if self.reads_cls and i == self.shape.depth - 1 else None
             block = cast(Block, self.vit.blocks[i])
-            tokens = block(tokens) if sites is None and cls is None else _block(block, tokens, sites or IDENTITY, cls)
+            plain = sites is None and cls is None and not _slow_attention(tokens)
+            tokens = block(tokens) if plain else _block(block, tokens, sites or IDENTITY, cls)
         return tokens
 
     def read(self, tokens: Tensor, tuning: Sites | None) -> Tensor:
@@ -175,10 +176,21 @@ def _attention(attn: Attention, x: Tensor, sites: BlockSites, cls: int | None) -
     extra = sites.prefix()
     if extra is not None:  # in key and value space: [B or 1, H, P, d], after the projections and norms
         k, v = (torch.cat([p.expand(batch, -1, -1, -1), t], dim=2) for p, t in zip(extra, (k, v), strict=True))
-    y = F.scaled_dot_product_attention(q, k, v)
+    y = _softmax_attention(q, k, v) if _slow_attention(x) else F.scaled_dot_product_attention(q, k, v)
     y = y.transpose(1, 2).reshape(batch, -1, inner)
     y = attn.norm(y) if hasattr(attn, "norm") else y
     return sites.project(y, "o", attn.proj(y))
+
+
+def _slow_attention(x: Tensor) -> bool:
+    """In bfloat16 on a CPU torch's fused attention costs five times its matrix products, and twenty backwards."""
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
+def _softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v for [B, H, N, d], the softmax in float32."""
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return cast(Tensor, weights.float().softmax(-1).to(v.dtype) @ v)
 
 
 def _mlp(mlp: Mlp, x: Tensor, sites: BlockSites) -> Tensor:

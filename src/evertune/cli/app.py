@@ -52,7 +52,7 @@ def _version(asked: bool) -> None:
 
 @app.callback(
     epilog="\b\nStart here:\n  evertune demo                               a minute, no download\n"
-    "  evertune run --data digits --out runs/first\n  evertune methods safe\n  evertune run --help"
+    "  evertune run --data digits --no-flip\n  evertune methods safe\n  evertune run --help"
 )
 def evertune(
     version: Annotated[
@@ -61,8 +61,8 @@ def evertune(
 ) -> None:
     """Frozen pre-trained transformers that keep learning.
 
-    A frozen backbone turns an image into a feature; a small tuning steers it; statistics are kept instead of data. Tasks
-    are learned one after the other, without the data of those before.
+    A frozen backbone turns an image into a feature; a small tuning steers it; statistics are kept instead of data.
+    Tasks are learned one after the other, without the data of those before.
     """
 
 
@@ -83,11 +83,11 @@ def demo(
     device: o.Device = "auto",
     quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
-    """Watch SAFE learn ten handwritten digits, two at a time, without forgetting.
+    """Watch SAFE learn the ten digits, two at a time.
 
-    Everything is on board: scikit-learn's digits and the embedded backbone. After each task the accuracy over all digits
-    seen so far is printed (of the mixture, and of the slow and fast learner alone); at the end the accuracy matrix, with
-    the nearest mean of the frozen features as floor and a ridge on all data at once as reference.
+    Everything is on board: scikit-learn's handwritten digits and the embedded backbone. After each task the accuracy
+    over all digits seen so far is printed (of the mixture, and of the slow and fast learner alone); at the end the
+    accuracy matrix, with the nearest mean of the frozen features as floor and a ridge on all data at once as reference.
     """
     with stoppable("Nothing to tidy up: the next demo starts afresh."):
         from evertune.cli.demo import run_demo
@@ -172,8 +172,8 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Run folder: configuration, protocol, matrix, log, learner, picture. A "
-            "different run in it is refused.", show_default="runs/METHOD-DATA", rich_help_panel=o.OUTPUT,
+            "--out", "-o", metavar="FOLDER", help="Run folder: configuration, protocol, matrix, log, learner, "
+            "picture. A different run in it is refused.", show_default="runs/METHOD-DATA", rich_help_panel=o.OUTPUT,
         ),
     ] = None,
     no_references: Annotated[
@@ -241,11 +241,12 @@ def run(
     epilog="\b\nExamples:\n  evertune methods\n  evertune methods safe\n  evertune methods ranpac | less",
 )
 def methods(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Explain this method.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Explain this method.", show_default=False)] = None,
 ) -> None:
-    """List the methods, or explain one: its options, presets and tunings, with all values."""
+    """List the methods, or explain one with all its options.
+
+    With NAME: every option, the value it has and what it does; the presets, and the tunings with their own options.
+    """
     from evertune.cli.explain import explain_method, list_methods
 
     typer.echo(list_methods() if name is None else explain_method(name))
@@ -254,21 +255,21 @@ def methods(
 @app.command(
     cls=Command,
     epilog="\b\nExamples:\n"
-    "  evertune learn kept/ --data monday/             a new learner, on the embedded backbone\n"
-    "  evertune learn kept/ --data tuesday.zip         it learns the classes of one more task\n"
-    "  evertune learn kept/ --data night/ --kind domain     known classes, seen in another way\n"
+    "  evertune learn kept/ --data monday/                 a new learner, on the embedded backbone\n"
+    "  evertune learn kept/ --data tuesday.zip             it learns the classes of one more task\n"
+    "  evertune learn kept/ --data night/ --kind domain    known classes, seen in another way\n"
     "  evertune predict kept/ photo.png",
 )
 def learn(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where the learner is kept, or is to be kept.", show_default=False)
+        Path, typer.Argument(help="Where the learner is kept, or is to be kept.", show_default=False)
     ],
     data: Annotated[
         str,
         typer.Option(
-            "--data", "-d", metavar="DATA", help="The images of one task: a folder or .zip of <class>/<image>, all of it "
-            "for training; with train/ and test/ above the classes the test images are used to report an accuracy. Or "
-            "an .npz file or a data set by name, as for 'evertune run'.", rich_help_panel=o.DATA,
+            "--data", "-d", metavar="DATA", help="The images of one task: a folder or .zip of <class>/<image>, all of "
+            "it for training; with train/ and test/ above the classes the test images are used to report an accuracy. "
+            "Or an .npz file or a data set by name, as for 'evertune run'.", rich_help_panel=o.DATA,
         ),
     ],
     kind: Annotated[
@@ -301,9 +302,9 @@ def learn(
 ) -> None:  # fmt: skip
     """Teach a learner one more task, and keep it.
 
-    A folder without a learner gets a new one. What is chosen then (method, backbone, views, seed) stays for its life and
-    need not be said again, but for --weights if its backbone came from a local file. If anything goes wrong, the learner
-    in the folder is what it was before.
+    A folder without a learner gets a new one. What is chosen then (method, backbone, views, seed) stays for its life
+    and need not be said again, but for --weights if its backbone came from a local file. If anything goes wrong, the
+    learner in the folder is what it was before.
     """
     with stoppable(f"The learner in {folder} is what it was before; the same command starts this task again."):
         given = {
@@ -323,8 +324,8 @@ def learn(
         changed = [option for option, value in given.items() if value is not None]
         if known and changed:
             raise ConfigError(
-                f"{folder} holds a learner, for which {', '.join(changed)} was settled when it was new: leave that out, "
-                "or name another folder for a new learner."
+                f"{folder} holds a learner, for which {', '.join(changed)} was settled when it was new: leave that "
+                "out, or name another folder for a new learner."
             )
         chosen = {} if known else o.method_options(method or "safe", preset, settings, batch)
         task = _task(data, kind, skip_bad, data_root, download)
@@ -368,10 +369,8 @@ def learn(
     epilog="\b\nExamples:\n  evertune predict kept/ photo.png\n  evertune predict runs/demo/ scans/*.png --json",
 )
 def predict(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A learner's folder, or a run folder.", show_default=False)
-    ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A learner's folder, or a run folder.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
     as_json: Annotated[
         bool,
         typer.Option("--json", help='One JSON object per line: {"image", "class", "score"}.', rich_help_panel=o.OUTPUT),
@@ -382,9 +381,10 @@ def predict(
     workers: o.Workers = 0,
     eval_batch: o.EvalBatch = 128,
 ) -> None:
-    """Name the class of images: path, class and score, separated by tabs.
+    """Name the class of images.
 
-    The score orders the classes of one image; it is the method's own and no probability.
+    One line per image: path, class and score, separated by tabs. The score orders the classes of one image; it is the
+    method's own and no probability.
     """
     with stoppable("Nothing was changed."):
         home = folder / "learner" if not _is_learner(folder) and _is_learner(folder / "learner") else folder
@@ -467,8 +467,8 @@ def _require_home(folder: Path) -> bool:
         return True
     if _is_learner(folder / "learner"):
         raise RunError(
-            f"{folder} is a run folder, whose learner belongs to its numbers: copy {folder / 'learner'} to a place of its "
-            "own and teach the copy."
+            f"{folder} is a run folder, whose learner belongs to its numbers: copy {folder / 'learner'} to a place of "
+            "its own and teach the copy."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} holds other files and no learner: name an empty or a new folder.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
+                names, text = record
+                record = names, re.sub(r"\[default: \((.*)\)\]", r"[default: \1]", text)  # a default told in words
                 default = "Arguments" if parameter.param_type_name == "argument" else "Other"
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
         for name, records in panels.items():

@@ -14,7 +14,8 @@ from evertune.errors import RunError
 
 MARK = "demo.txt"
 FILES = {
-    MARK, "config.json", "protocol.json", "matrix.json", "log.jsonl", "learner", "summary.json", "report.txt", "accuracy.png"
+    MARK, "config.json", "protocol.json", "matrix.json", "log.jsonl", "learner", "summary.json", "report.txt",
+    "accuracy.png",
 }  # fmt: skip
 
 

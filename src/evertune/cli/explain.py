@@ -38,7 +38,7 @@ def explain_method(name: str) -> str:
     method = get_method(name)
     config = method.config_type
     first = next(iter(config.presets))
-    lines = [f"{method.name}: {_about(method)}", "", _wrap(inspect.getdoc(method) or "", ""), ""]
+    lines = [_wrap(f"{method.name}: {_about(method)}", ""), "", _wrap(inspect.getdoc(method) or "", ""), ""]
     rows = [row for row in config.explain() if row[0] != "tuning_options"]
     if rows:
         kinds = typing.get_type_hints(config)
@@ -61,12 +61,12 @@ def _about(method: type[Method]) -> str:
 def _presets(config: type[Config]) -> list[str]:
     first, *others = config.presets
     base = _flat(config.make(first))
-    lines = [_wrap(f"{first}   the default: " + (_settings(base) or "nothing to set"), "  ", hang=4)]
+    lines = [_wrap(f"{first} (the default): " + (_settings(base) or "nothing to set"), "  ", hang=4)]
     for name in others:
         other = _flat(config.make(name))
         changed = {key: value for key, value in other.items() if base.get(key, ...) != value}
         said = f"as '{first}' but " + _settings(changed) if changed else f"the same as '{first}'"
-        lines.append(_wrap(f"{name}   {said}", "  ", hang=4))
+        lines.append(_wrap(f"{name}: {said}", "  ", hang=4))
     return lines
 
 
@@ -74,11 +74,12 @@ def _tunings() -> list[str]:
     lines = []
     for kind, tuning in TUNINGS.items():
         summary, *rest = (inspect.getdoc(tuning) or "").split("\n\n")
-        lines.append(_wrap(f"{kind}   {summary}", "  ", hang=4))
-        lines += [_wrap(_settings(tuning_options(kind), "tuning."), "    ")]
+        lines.append(_wrap(f"{kind}: {summary}", "  ", hang=4))
+        lines += [_wrap(_settings(tuning_options(kind), "tuning."), "      ")]
         for paragraph in rest:
-            body = paragraph.removeprefix("Parameters\n----------\n")
-            lines.append(textwrap.indent(body, "      "))
+            lines.append(
+                textwrap.indent(paragraph.removeprefix("Parameters\n----------\n").replace("``", ""), "      ")
+            )
         lines.append("")
     return lines
 
@@ -89,7 +90,7 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _settings(values: Mapping[str, Any], prefix: str = "") -> str:
-    return "  ".join(f"{prefix}{key}={_text(value)}" for key, value in values.items())
+    return " ".join(f"{prefix}{key}={_text(value)}" for key, value in values.items())
 
 
 def _text(value: Any) -> str:
@@ -130,7 +131,7 @@ def _table(rows: Sequence[tuple[str, str, str, str]]) -> str:
 
 def _wrap(text: str, indent: str, hang: int = 0) -> str:
     return textwrap.fill(
-        text, _width(), initial_indent=indent, subsequent_indent=indent + " " * hang,
+        " ".join(text.split()), _width(), initial_indent=indent, subsequent_indent=indent + " " * hang,
         break_on_hyphens=False, break_long_words=False,
     )  # fmt: skip
 

@@ -33,11 +33,9 @@ class Narrator:
     def begin(self) -> None:
         train = sum(len(task.train) for task in self.stream)
         test = sum(len(task.test) for task in self.stream if task.test is not None)
-        n = len(self.stream)
+        tasks = f"{len(self.stream)} task{'s' if len(self.stream) > 1 else ''}"
         self.say(self.title)
-        self.say(
-            f"{n} task{'s' if n > 1 else ''}, {len(self.stream.classes)} classes, {train} training and {test} test images"
-        )
+        self.say(f"{tasks}, {len(self.stream.classes)} classes, {train} training and {test} test images")
 
     def on_phase(self, stage: int, report: PhaseReport) -> None:
         if self.last is None and stage > 0:
