@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from importlib import resources
 from pathlib import Path
@@ -84,9 +85,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
                 f"Weight file {path} asks for {code[1]}, which is no tensor and could run code when read, so it is "
                 "refused: save the state_dict alone, best as safetensors."
             ) from error
+        # PyTorch's own words for a refused pickle advise to read it unsafely: not repeated.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "not tensors alone" if refused else f"{type(error).__name__}: {_first_line(error)}"
         raise BackboneError(
-            f"Weight file {path} cannot be read ({type(error).__name__}: {_first_line(error)}): it is truncated, "
-            "damaged or not a file of weights. Copy it again."
+            f"Weight file {path} cannot be read ({reason}): it is truncated, damaged or not a file of weights. "
+            "Copy it again."
         ) from error
     return _tensors(content, path)
 

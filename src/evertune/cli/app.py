@@ -419,11 +419,12 @@ def _stream(
         if meaningless:
             raise ConfigError(f"{', '.join(meaningless)} means nothing with --kind domain, where a task is a domain.")
         return Stream.domain_incremental(train, test, order_seed=_order_seed(order_seed, None))
-    increment = increment or first or max(2, len(train.present()) // 10)
+    if increment is None:
+        increment = max(2, len(train.present()) // 10) if first is None else first
     return Stream.class_incremental(
         train,
         test,
-        first=first or increment,
+        first=increment if first is None else first,
         increment=increment,
         order_seed=_order_seed(order_seed, 1993),
         train_per_class=train_per_class,

@@ -20,7 +20,7 @@ from torch import Tensor
 from evertune.backbones import TimmViT, load_backbone, read_weights
 from evertune.errors import BackboneError
 
-NAME = "test_vit"  # timm's own miniature: 160 px, patch 16, width 64, 6 blocks
+NAME = "test_vit"  # timm's own miniature: 160 px, patch 16, width 64
 Make = Callable[..., VisionTransformer]
 
 
@@ -302,7 +302,7 @@ def test_no_state_dict(tmp_path: Path, content: Any) -> None:
 
 def test_wrong_shapes(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_file({**weights, "blocks.0.mlp.fc1.weight": torch.zeros(10, 64)}, tmp_path / "w.safetensors")
-    with pytest.raises(BackboneError, match=r"blocks\.0\.mlp\.fc1\.weight is \(10, 64\), not \(256, 64\)"):
+    with pytest.raises(BackboneError, match=r"blocks\.0\.mlp\.fc1\.weight is \(10, 64\), not \(192, 64\)"):
         load_backbone(NAME, weights=tmp_path / "w.safetensors")
 
 
