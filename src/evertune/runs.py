@@ -105,7 +105,7 @@ def make_protocol(stream: Stream, learner: Learner) -> Protocol:
             "backbone": identity,
             "preprocessing": preprocessing,
             "views": {"test": learner.test_view.describe()},
-            "seeds": {"order": learner.seeds.order},
+            "seeds": {"order": stream.settings.get("order_seed")},
             "metric": "top-1 over all classes seen, integer counts by task",
         }
     )
@@ -141,10 +141,13 @@ class RunFolder:
         differing = _differences(there, config)
         if differing:
             raise RunError(f"{self.path} holds a different run ({'; '.join(differing[:5])}). Choose another folder, or remove this one.")
-        if not (self.path / "matrix.json").exists():
+        if not (self.path / "learner" / "learner.json").exists():
             return AccuracyMatrix()
         matrix = AccuracyMatrix.from_json((self.path / "matrix.json").read_text(encoding="utf-8"))
-        kept = Learner.load(self.path / "learner", learner.backbone)
+        runtime = learner.engine.runtime
+        kept = Learner.load(
+            self.path / "learner", learner.backbone, device=str(runtime.device), precision=runtime.precision
+        )
         learner.resume(kept)
         return _first_stages(matrix, len(learner.history))
 

@@ -176,11 +176,11 @@ def test_methods_explains_every_option_preset_and_tuning(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_what_methods_shows_of_a_preset_can_be_set(name: str) -> None:
     config = METHODS[name].config_type
-    from evertune.cli.explain import _flat, _text
+    from evertune.cli.explain import as_setting, flat_options
 
     for preset in config.presets:
         wanted = config.make(preset)
-        assert config.make(None, **{key: _text(value) for key, value in _flat(wanted).items()}) == wanted
+        assert config.make(None, **{key: as_setting(value) for key, value in flat_options(wanted).items()}) == wanted
 
 
 # -- run ---------------------------------------------------------------------------------------------------------------

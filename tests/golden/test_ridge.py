@@ -80,7 +80,7 @@ def make(name: str, preset: str, **options: Any) -> Any:
     return method(config, SHAPE, SHAPE.width, Generators())
 
 
-# -- RanPAC --------------------------------------------------------------------------------------------------------------
+# -- RanPAC ------------------------------------------------------------------------------------------------------------
 
 
 def test_first_row_of_h(ranpac: Arrays) -> None:
@@ -175,7 +175,7 @@ def test_nearest_class_mean(ranpac: Arrays, dtype: torch.dtype) -> None:
         np.testing.assert_allclose(head(test), stored(ranpac, where + "test_cosines", dtype), rtol=1e-5, atol=1e-6)
 
 
-# -- SAFE ----------------------------------------------------------------------------------------------------------------
+# -- SAFE --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

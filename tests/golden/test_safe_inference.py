@@ -40,7 +40,9 @@ def test_mixture(arrays: Arrays, gamma: int, dtype: torch.dtype) -> None:
     np.testing.assert_allclose(weights, arrays[f"gamma{gamma}.alphas{suffix}"], rtol=rtol, atol=looser)
     mixed = aggregate(fast, slow, gamma=gamma)
     np.testing.assert_allclose(mixed, arrays[f"gamma{gamma}.mixed_logits{suffix}"], rtol=rtol, atol=10 * looser)
-    decided = (mixed.max(1).values > mixed.min(1).values).numpy()  # in row 5 both learners give ten zeros: any class wins
+    decided = (
+        mixed.max(1).values > mixed.min(1).values
+    ).numpy()  # in row 5 both learners give ten zeros: any class wins
     assert decided.sum() == 39
     predictions = mixed.argmax(1).numpy()
     assert (predictions == arrays[f"gamma{gamma}.predictions{suffix}"])[decided].all()

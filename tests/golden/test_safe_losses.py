@@ -77,7 +77,7 @@ def run(method: SAFE, task: TaskInfo, name: str) -> None:
         next(p for p in method.phases(task) if p.name == name).run()  # type: ignore[union-attr]
 
 
-# -- session 1 -----------------------------------------------------------------------------------------------------------
+# -- session 1 ---------------------------------------------------------------------------------------------------------
 
 
 @DTYPES
@@ -100,7 +100,9 @@ def test_first_session(arrays: Arrays, weights: str, dtype: torch.dtype) -> None
     method = method_of(golden, PRESETS[weights])
     method.head_slow.grow(golden.tensor("head_slow.weight")[:6])
     slow = golden.leaf("slow_features")
-    given = batch(lambda t: slow if t is method.slow else golden.tensor("ptm_features"), golden.tensor("labels_session1"))
+    given = batch(
+        lambda t: slow if t is method.slow else golden.tensor("ptm_features"), golden.tensor("labels_session1")
+    )
     terms = method.slow_loss(given)
     sum(terms.values()).backward()  # type: ignore[union-attr]
     golden.value(method.head_slow(slow), "session1.logits")
@@ -111,7 +113,7 @@ def test_first_session(arrays: Arrays, weights: str, dtype: torch.dtype) -> None
     golden.gradient(method.head_slow.sigma.grad, f"session1.total_{weights}.grad_head.sigma")
 
 
-# -- later sessions ------------------------------------------------------------------------------------------------------
+# -- later sessions ----------------------------------------------------------------------------------------------------
 
 
 def later(golden: Golden, case: str, preset: str) -> SAFE:
@@ -146,7 +148,12 @@ def test_terms(arrays: Arrays, case: str, dtype: torch.dtype) -> None:
     where = f"fast.{case}."
 
     def fresh() -> tuple[SAFE, Tensor, Tensor, Tensor]:
-        return later(golden, case, "released"), golden.leaf("fast_features"), golden.tensor("slow_features"), golden.tensor("labels_new")
+        return (
+            later(golden, case, "released"),
+            golden.leaf("fast_features"),
+            golden.tensor("slow_features"),
+            golden.tensor("labels_new"),
+        )
 
     def classify(m: SAFE, v: Tensor, u: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(m.head_fast(v), y)

@@ -1,6 +1,7 @@
 """hide_tuning_*.npz, ntk_branches.npz: the sites can express what HiDe-PET and NTK-CL put into a block.
 
-The tunings here are local to the test: one short :class:`BlockTuning` each, with a slot per sample where a bank mixes them.
+The tunings here are local to the test: one short :class:`BlockTuning` each, with a slot per sample where a bank mixes
+them.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def test_hide_lora(vit: TimmViT, vectors: Read, which: str) -> None:
 
 def test_hide_lora_is_our_lora(vit: TimmViT, vectors: Read, dtype: torch.dtype) -> None:
     golden = vectors("hide_tuning_lora")
-    lora = make_tuning("lora", vit.shape, torch.Generator().manual_seed(0), blocks="0-4", rank=5, alpha=1.0, init="wide")
+    lora = make_tuning(
+        "lora", vit.shape, torch.Generator().manual_seed(0), blocks="0-4", rank=5, alpha=1.0, init="wide"
+    )
     lora.to(dtype)
     golden.check_features("init.features", vit(golden["images"], lora))
     golden.check_features("ptm_features", vit(golden["images"]))

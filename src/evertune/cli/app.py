@@ -211,7 +211,6 @@ def run(
             input_size=input_size,
             preprocessing=preprocessing,
             seed=seed,
-            order_seed=stream.settings["order_seed"],
             crop_scale=crop_scale,
             flip=flip,
             test_resize=test_resize,

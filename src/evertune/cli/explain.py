@@ -43,7 +43,7 @@ def explain_method(name: str) -> str:
     if rows:
         kinds = typing.get_type_hints(config)
         lines += [f"Options (--set KEY=VALUE), with their values in the preset '{first}':", ""]
-        lines += [_table([(key, _text(value), _kind(kinds[key]), text) for key, value, text in rows]), ""]
+        lines += [_table([(key, as_setting(value), _kind(kinds[key]), text) for key, value, text in rows]), ""]
     else:
         lines += ["It has no options.", ""]
     lines += ["Presets (--preset NAME):", "", *_presets(config), ""]
@@ -60,10 +60,10 @@ def _about(method: type[Method]) -> str:
 
 def _presets(config: type[Config]) -> list[str]:
     first, *others = config.presets
-    base = _flat(config.make(first))
+    base = flat_options(config.make(first))
     lines = [_wrap(f"{first} (the default): " + (_settings(base) or "nothing to set"), "  ", hang=4)]
     for name in others:
-        other = _flat(config.make(name))
+        other = flat_options(config.make(name))
         changed = {key: value for key, value in other.items() if base.get(key, ...) != value}
         said = f"as '{first}' but " + _settings(changed) if changed else f"the same as '{first}'"
         lines.append(_wrap(f"{name}: {said}", "  ", hang=4))
@@ -84,19 +84,19 @@ def _tunings() -> list[str]:
     return lines
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def flat_options(config: Config) -> dict[str, Any]:
     values = config.as_dict()
     return values | {f"tuning.{key}": value for key, value in values.pop("tuning_options", {}).items()}
 
 
 def _settings(values: Mapping[str, Any], prefix: str = "") -> str:
-    return " ".join(f"{prefix}{key}={_text(value)}" for key, value in values.items())
+    return " ".join(f"{prefix}{key}={as_setting(value)}" for key, value in values.items())
 
 
-def _text(value: Any) -> str:
+def as_setting(value: Any) -> str:
     """A value as ``--set`` takes it.
 
-    >>> _text(True), _text(None), _text(5e-10), _text("0-2")
+    >>> as_setting(True), as_setting(None), as_setting(5e-10), as_setting("0-2")
     ('yes', 'none', '5e-10', '0-2')
     """
     if value is None:

@@ -198,7 +198,6 @@ def new_learner(
     input_size: int | None,
     preprocessing: str | None,
     seed: int | None,
-    order_seed: int | None = None,
     crop_scale: tuple[float, float] | None,
     flip: bool | None,
     test_resize: int | None,
@@ -214,12 +213,11 @@ def new_learner(
     view: dict[str, Any] = {} if crop_scale is None else {"scale": crop_scale}
     if flip is not None:
         view["flip"] = 0.5 if flip else 0.0
-    seeds: dict[str, int] = {} if order_seed is None else {"order": order_seed}
     return Learner(
         method,
         model,
         preset=preset,
-        seeds=Seeds(init=seed, augmentation=seed, sampling=seed, **seeds),
+        seeds=Seeds(init=seed, augmentation=seed, sampling=seed),
         train_view=TrainView(size, **view),
         test_view=TestView(size, resize=test_resize),
         **runtime,

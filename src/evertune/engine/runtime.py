@@ -19,10 +19,9 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class Seeds:
-    """Separate seeds: class ``order``, ``init`` of parameters and projections, ``augmentation`` and the order of
-    batches (with dropout), ``sampling`` of held-out rows."""
+    """Separate seeds: ``init`` of parameters and projections, ``augmentation`` with the order of batches and dropout,
+    ``sampling`` of held-out rows. The order of classes belongs to the stream and has its own."""
 
-    order: int = 1993
     init: int = 0
     augmentation: int = 0
     sampling: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evertune.statistics import Gram, Growing, holdout, select_ridge
+from evertune.statistics import CHUNK, Gram, Growing, holdout, select_ridge
 
 
 def random_projection(width: int, features: int, generator: torch.Generator) -> Tensor:
@@ -25,20 +25,16 @@ def project(features: Tensor, projection: Tensor) -> Tensor:
 class RidgeOptions:
     """How λ is found.
 
-    ``strength`` fixes it; otherwise the best of ``grid`` on ``fraction`` of the current task, drawn by class
-    (``stratified``) or not (released).
+    ``strength`` fixes it; otherwise it is the best of ``grid`` on ``fraction`` of the current task, drawn by class
+    (``stratified``) or not (released), or by leave-one-out where the fraction is 0. With ``relative`` the candidates are
+    multiples of the mean ‖h‖² of the task, so that one grid serves every backbone and number of features (T20).
     """
 
     grid: tuple[float, ...]
     strength: float | None = None
     fraction: float = 0.2
     stratified: bool = True
-
-    @staticmethod
-    def decades(low: int, high: int, features: int, *, scaled: bool = True) -> tuple[float, ...]:
-        """10^low … 10^high; ``scaled`` by M/10⁴, since the useful range follows the number of features (T20)."""
-        factor = features / 1e4 if scaled and features else 1.0
-        return tuple(10.0**p * factor for p in range(low, high + 1))
+    relative: bool = False
 
 
 class RidgeHead(Growing):
@@ -50,7 +46,7 @@ class RidgeHead(Growing):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("A", torch.zeros(0, 0))
-        self.register_buffer("strength", torch.tensor(torch.nan, dtype=torch.float64))  # the λ it was solved with
+        self.register_buffer("strength", torch.zeros((), dtype=torch.float64))  # the λ it was solved with
 
     def forward(self, h: Tensor) -> Tensor:
         """Projected features [B, M] to scores [B, K]."""
@@ -73,9 +69,14 @@ class RidgeHead(Growing):
             return options.strength
         fit, held = holdout(labels, options.fraction, generator, stratified=options.stratified)
         fit, held = fit.to(features.device), held.to(features.device)
-        return select_ridge(features, labels, options.grid, fit, held, lambda f: project(f, projection)).strength
+        grid = options.grid
+        if options.relative:
+            energy = float(project(features[:CHUNK], projection).square().sum(1).mean())
+            grid = tuple(energy * value for value in grid)
+        return select_ridge(features, labels, grid, fit, held, lambda f: project(f, projection)).strength
 
     def solve(self, statistics: Gram, strength: float) -> None:
         """Take A from ``statistics`` with λ = ``strength``."""
         self.strength.fill_(strength)
-        self.A = statistics.solve(strength).float()
+        # Contiguous, as it will be after loading: products in another layout differ in the last bit.
+        self.A = statistics.solve(strength).float().contiguous()

@@ -18,6 +18,10 @@ from evertune.statistics import Gram, TaskFeatures
 from evertune.tuning import Tuning
 
 
+RIDGE: dict[str, Any] = {"features": 2000, "ridge_scale": "energy", "ridge_low": -6, "ridge_high": 1}
+"""The ridge part of the ``evertune`` presets."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RidgeConfig(TuningConfig):
     """Options of a method with ridge heads."""
@@ -25,8 +29,12 @@ class RidgeConfig(TuningConfig):
     features: int = option(10_000, "M, number of random features; 0 for ridge on the features themselves")
     ridge_low: int = option(3, "smallest candidate of the ridge strength, as a power of ten")
     ridge_high: int = option(8, "largest candidate, as a power of ten")
-    ridge_scaled: bool = option(True, "multiply the candidates by M/10⁴, as the useful range follows M (T20)")
-    ridge_split: Literal["stratified", "shuffled"] = option("stratified", "how 20 % of the task are held out (T5, T6)")
+    ridge_scale: Literal["features", "energy", "none"] = option(
+        "features", "what multiplies the candidates: M/10⁴, the task's mean ‖h‖², or nothing as released (T20)"
+    )
+    ridge_split: Literal["stratified", "shuffled", "loo"] = option(
+        "stratified", "how λ is judged: on 20 % of the task by class or not (T5, T6), or by leave-one-out"
+    )
     strength: float | None = option(None, "a fixed ridge strength instead of the search")
 
     def __post_init__(self) -> None:
@@ -37,8 +45,14 @@ class RidgeConfig(TuningConfig):
 
     @property
     def ridge(self) -> RidgeOptions:
-        grid = RidgeOptions.decades(self.ridge_low, self.ridge_high, self.features, scaled=self.ridge_scaled)
-        return RidgeOptions(grid, self.strength, stratified=self.ridge_split == "stratified")
+        factor = self.features / 1e4 if self.ridge_scale == "features" and self.features else 1.0
+        return RidgeOptions(
+            grid=tuple(10.0**p * factor for p in range(self.ridge_low, self.ridge_high + 1)),
+            strength=self.strength,
+            fraction=0.0 if self.ridge_split == "loo" else 0.2,
+            stratified=self.ridge_split == "stratified",
+            relative=self.ridge_scale == "energy",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +60,9 @@ class RanPACConfig(RidgeConfig):
     """Options of RanPAC; ``epochs=0`` leaves out phase 1, ``features=0`` the random projection."""
 
     presets = {  # noqa: RUF012
-        "evertune": EVERTUNE | {"features": 2000},
+        "evertune": EVERTUNE | RIDGE,
         "paper": {"ridge_low": -8},
-        "released": {"ridge_low": -8, "ridge_scaled": False, "ridge_split": "shuffled", "decay": "all"},
+        "released": {"ridge_low": -8, "ridge_scale": "none", "ridge_split": "shuffled", "decay": "all"},
     }
 
 

@@ -18,7 +18,7 @@ from evertune.methods.config import option, require
 from evertune.methods.first_session import EVERTUNE
 from evertune.methods.losses import aggregate, alignment, cross_classification, transfer
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
-from evertune.methods.ranpac import RidgeConfig
+from evertune.methods.ranpac import RIDGE, RidgeConfig
 from evertune.statistics import Gram, TaskFeatures
 from evertune.tuning import Tuning, make_tuning
 
@@ -29,7 +29,7 @@ IMAGENET_A: dict[str, Any] = {
 }  # fmt: skip
 RELEASED: dict[str, Any] = {
     "new_rows": "zeros", "statistics": "shared", "inference_scale": "trained", "cos_reduction": "sum",
-    "ridge_scaled": False, "ridge_split": "shuffled", "decay": "all",
+    "ridge_scale": "none", "ridge_split": "shuffled", "decay": "all",
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class SAFEConfig(RidgeConfig):
     scale: float | None = option(None, "fixed scale of the logits at inference, if not sigma_init")
 
     presets = {  # noqa: RUF012
-        "evertune": EVERTUNE | {"features": 2000, "follow_epochs": 2, "follow_horizon": 2, "follow_rate": 1e-3},
+        "evertune": EVERTUNE | RIDGE | {"follow_epochs": 2, "follow_horizon": 2, "follow_rate": 1e-3},
         "paper": PAPER,
         "paper-imagenet-a": IMAGENET_A,
         "released": PAPER | RELEASED | {"lambda_cos": 0.5, "lambda_diag": 5e-10, "lambda_rdn": 5e-9},

@@ -1,9 +1,9 @@
 """What is kept instead of data."""
 
 from evertune.statistics.features import TaskFeatures
-from evertune.statistics.gram import Gram, Selection, select_ridge
+from evertune.statistics.gram import CHUNK, Gram, Selection, select_ridge
 from evertune.statistics.growing import Growing
 from evertune.statistics.means import ClassMeans
 from evertune.statistics.splits import holdout
 
-__all__ = ["ClassMeans", "Gram", "Growing", "Selection", "TaskFeatures", "holdout", "select_ridge"]
+__all__ = ["CHUNK", "ClassMeans", "Gram", "Growing", "Selection", "TaskFeatures", "holdout", "select_ridge"]

@@ -28,7 +28,9 @@ class Everything(BlockTuning):
 
         self.prompts = draw(2, width)
         self.extra = draw(2, 1, heads, 3, width // heads)
-        self.low = nn.ParameterDict({n: draw(width) for n in ("q", "k", "v", "o", "fc2", "norm1", "norm2", "att", "in")})
+        self.low = nn.ParameterDict(
+            {n: draw(width) for n in ("q", "k", "v", "o", "fc2", "norm1", "norm2", "att", "in")}
+        )
         self.low["fc1"] = draw(hidden)
         self.mix = draw(width, width)
 

@@ -19,7 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "simple_cil": {},
     "ranpac": {"features": 16, "epochs": 1},
     "aper": {"epochs": 1},
-    "safe": {"features": 16, "slow_epochs": 1, "fast_epochs": 1},
+    "safe": {"features": 16, "epochs": 1, "follow_epochs": 1},
 }
 
 

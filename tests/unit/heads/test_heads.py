@@ -24,7 +24,7 @@ def features(rows: int = 9, width: int = 6, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, width, generator=generator(seed))
 
 
-# -- cosine --------------------------------------------------------------------------------------------------------------
+# -- cosine ------------------------------------------------------------------------------------------------------------
 
 
 def test_cosine_scores_are_scaled_cosines() -> None:
@@ -105,7 +105,7 @@ def test_zero_rows_freeze_after_one_step() -> None:
     assert turned(history).abs().max() < 1e-6
 
 
-# -- linear --------------------------------------------------------------------------------------------------------------
+# -- linear ------------------------------------------------------------------------------------------------------------
 
 
 def test_linear_scores_and_growth() -> None:
@@ -126,7 +126,7 @@ def test_linear_scores_and_growth() -> None:
     assert torch.equal(fresh(x), head(x))
 
 
-# -- prototypes ----------------------------------------------------------------------------------------------------------
+# -- prototypes --------------------------------------------------------------------------------------------------------
 
 
 def test_prototype_scores_are_cosines_to_class_means() -> None:
@@ -148,7 +148,7 @@ def test_the_scale_of_features_does_not_matter_to_prototypes(factor: float) -> N
     torch.testing.assert_close(scaled(factor * x), plain(x))
 
 
-# -- ridge ---------------------------------------------------------------------------------------------------------------
+# -- ridge -------------------------------------------------------------------------------------------------------------
 
 
 def test_projection_is_a_relu_of_gaussian_features() -> None:
@@ -171,11 +171,14 @@ def test_projection_is_never_narrower_than_float32(given: torch.dtype, wanted: t
     assert project(features(2, 6).to(given), torch.zeros(6, 0)).dtype == wanted
 
 
-def test_decades_follow_the_number_of_features() -> None:
-    assert RidgeOptions.decades(3, 5, 10_000) == (1e3, 1e4, 1e5)
-    assert RidgeOptions.decades(3, 5, 2_000) == pytest.approx((200, 2e3, 2e4))
-    assert RidgeOptions.decades(-1, 1, 2_000, scaled=False) == (0.1, 1, 10)
-    assert RidgeOptions.decades(-1, 1, 0) == (0.1, 1, 10)
+def test_relative_candidates_follow_the_features() -> None:
+    """Features three times as long, λ nine times as large, the same classifier."""
+    x, y, R = features(60), torch.arange(60) % 4, random_projection(6, 50, generator())
+    options = RidgeOptions(tuple(10.0**p for p in range(-6, 2)), relative=True)
+    one, three = (RidgeHead().choose(scale * x, y, R, options, generator()) for scale in (1.0, 3.0))
+    assert three == pytest.approx(9 * one, rel=1e-5)
+    energy = project(x, R).square().sum(1).mean().item()
+    assert any(one == pytest.approx(energy * value, rel=1e-5) for value in options.grid)
 
 
 @pytest.mark.parametrize("strength", [1e-8, 1.0, 1e3, 1e8])
@@ -212,9 +215,7 @@ def test_a_fixed_strength_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("stratified", [True, False])
-def test_a_strength_is_chosen_on_projected_held_out_rows(
-    monkeypatch: pytest.MonkeyPatch, stratified: bool
-) -> None:
+def test_a_strength_is_chosen_on_projected_held_out_rows(monkeypatch: pytest.MonkeyPatch, stratified: bool) -> None:
     asked = {}
 
     def spy(x, y, grid, fit, held, lift):
@@ -233,7 +234,7 @@ def test_a_strength_is_chosen_on_projected_held_out_rows(
 @pytest.mark.parametrize("stratified", [True, False])
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_a_strength_is_found_for_a_handful_of_images(rows: int, stratified: bool) -> None:
-    options = RidgeOptions(RidgeOptions.decades(-8, 8, 50), stratified=stratified)
+    options = RidgeOptions(tuple(10.0**p for p in range(-8, 9)), stratified=stratified)
     x, y = features(rows), torch.arange(rows)
     strength = RidgeHead().choose(x, y, random_projection(6, 50, generator()), options, generator())
     assert strength in options.grid

@@ -114,8 +114,8 @@ def test_another_tuning_drops_the_preset_s_options() -> None:
 
 @pytest.mark.parametrize(
     ("value", "kind", "wanted"),
-    [("3", int, 3), ("1e-2", float, 0.01), (2, float, 2.0), ("Yes", bool, True), ("0", bool, False), (None, float | None, None),
-     ("none", float | None, None), ("0.5", float | None, 0.5), ("x", str, "x")],
+    [("3", int, 3), ("1e-2", float, 0.01), (2, float, 2.0), ("Yes", bool, True), ("0", bool, False), ("x", str, "x"),
+     (None, float | None, None), ("none", float | None, None), ("0.5", float | None, 0.5)],
 )  # fmt: skip
 def test_text_becomes_a_value(value: Any, kind: Any, wanted: Any) -> None:
     got = convert("name", value, kind)

@@ -23,7 +23,7 @@ def draw(rows: int, width: int, seed: int = 0, scale: float = 3.0) -> Tensor:
     return scale * torch.randn(rows, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-# -- transfer ------------------------------------------------------------------------------------------------------------
+# -- transfer ----------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=25, deadline=None)
@@ -65,7 +65,7 @@ def test_transfer_per_feature_correlates_columns() -> None:
     assert all(torch.isfinite(x) for x in transfer(torch.ones(3, 4), torch.ones(3, 4), per_feature=True))
 
 
-# -- alignment and cross-classification ----------------------------------------------------------------------------------
+# -- alignment and cross-classification --------------------------------------------------------------------------------
 
 
 def test_alignment_is_a_cosine_distance() -> None:
@@ -109,7 +109,7 @@ def test_cross_classification_is_one_mean_over_prototypes_and_samples() -> None:
     assert float(cross_classification(x, protos, y, w, torch.tensor(7.0))) == pytest.approx(wanted)
 
 
-# -- aggregation ---------------------------------------------------------------------------------------------------------
+# -- aggregation -------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=25, deadline=None)

@@ -17,7 +17,14 @@ from evertune.methods import SAFE, Batch, Optimise, Solve, TaskInfo, make_method
 from evertune.methods.losses import aggregate
 from evertune.streams import Source, Stream
 
-QUICK: dict[str, Any] = {"preset": "paper", "features": 64, "batch_size": 8, "epochs": 2, "follow_epochs": 2, "rate": 0.05}
+QUICK: dict[str, Any] = {
+    "preset": "paper",
+    "features": 64,
+    "batch_size": 8,
+    "epochs": 2,
+    "follow_epochs": 2,
+    "rate": 0.05,
+}
 
 
 def learner(backbone: TimmViT, **options: Any) -> Learner:
@@ -25,7 +32,9 @@ def learner(backbone: TimmViT, **options: Any) -> Learner:
 
 
 def images(source: Source, learner: Learner) -> Tensor:
-    return learner.engine.runtime.images(torch.stack([learner.test_view(source.load(i), None) for i in range(len(source))]))  # type: ignore[arg-type]
+    return learner.engine.runtime.images(
+        torch.stack([learner.test_view(source.load(i), None) for i in range(len(source))])
+    )  # type: ignore[arg-type]
 
 
 def features(learner: Learner, x: Tensor) -> dict[str, Tensor]:
@@ -39,7 +48,9 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tuning", ["adapter", "ssf", "vpt", "lora"])
-def test_the_learners_part_after_the_first_session(backbone: TimmViT, stream: Stream, test: Source, tuning: str) -> None:
+def test_the_learners_part_after_the_first_session(
+    backbone: TimmViT, stream: Stream, test: Source, tuning: str
+) -> None:
     me = learner(backbone, tuning=tuning)
     x = images(test, me)
     me.learn(stream[0])
@@ -88,7 +99,9 @@ def test_head_growth(backbone: TimmViT, stream: Stream, rows: str, frozen: bool)
     assert bool(me.method.head_slow.weight[2:].any()) != frozen
 
 
-def test_a_huge_alignment_keeps_the_fast_learner_at_the_slow_one(backbone: TimmViT, stream: Stream, test: Source) -> None:
+def test_a_huge_alignment_keeps_the_fast_learner_at_the_slow_one(
+    backbone: TimmViT, stream: Stream, test: Source
+) -> None:
     for weight, holds in ((1e6, True), (0.0, False)):
         me = learner(
             backbone, tuning="lora", lambda_cos=weight, lambda_cc=0.0, optimizer="adam", rate=0.02,
@@ -236,7 +249,9 @@ def test_an_explicit_scale(backbone: TimmViT, stream: Stream, test: Source) -> N
     one, two = (learner(backbone, scale=s) for s in (10.0, 20.0))
     for me in (one, two):
         me.learn(stream[0])
-    torch.testing.assert_close(2 * one.engine.scores(one.method, test)["slow"], two.engine.scores(two.method, test)["slow"])
+    torch.testing.assert_close(
+        2 * one.engine.scores(one.method, test)["slow"], two.engine.scores(two.method, test)["slow"]
+    )
 
 
 def test_phases_change_nothing_themselves(backbone: TimmViT) -> None:
@@ -254,7 +269,9 @@ def test_a_new_domain_brings_no_rows(backbone: TimmViT, domains: Stream, new_row
     slow_rows, fast_rows = me.method.head_slow.weight.clone(), me.method.head_fast.weight.clone()
     reports = [me.learn(task) for task in domains[1:]]
     assert torch.equal(me.method.head_slow.weight, slow_rows)
-    assert me.method.head_fast.weight.shape == fast_rows.shape and not torch.equal(me.method.head_fast.weight, fast_rows)
+    assert me.method.head_fast.weight.shape == fast_rows.shape and not torch.equal(
+        me.method.head_fast.weight, fast_rows
+    )
     assert int(me.method.known) == 6
     assert me.method.gram_fast.counts.tolist() == [8] * 6
     trained = next(r for r in reports[0] if r.kind == "optimise")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_sums_are_those_of_numpy() -> None:
 def test_sums_do_not_depend_on_chunks(rows: int, cuts: list[int], seed: int) -> None:
     h, y = examples(rows, seed=seed)
     edges = [0, *sorted({c for c in cuts if c < rows}), rows]
-    whole, parts = filled((h, y)), filled(*[(h[a:b], y[a:b]) for a, b in zip(edges, edges[1:], strict=False)])
+    whole, parts = filled((h, y)), filled(*[(h[a:b], y[a:b]) for a, b in pairwise(edges)])
     torch.testing.assert_close(parts.G, whole.G, rtol=1e-13, atol=1e-10)
     torch.testing.assert_close(parts.Q, whole.Q, rtol=1e-13, atol=1e-10)
     assert parts.counts.tolist() == whole.counts.tolist()
@@ -114,10 +116,9 @@ def test_never_garbage(rows: int, width: int, exponent: int) -> None:
 
 def test_duplicated_rows_are_no_danger() -> None:
     h, y = examples(20, width=60)
-    got = filled((h, y), (h, y)).solve(1e-8)
-    np.testing.assert_allclose(
-        h.double() @ got, oracle(torch.cat([h, h]), torch.cat([y, y]), 1e-8).T.dot(h.double().T).T, atol=1e-4
-    )
+    wanted = oracle(torch.cat([h, h]), torch.cat([y, y]), 1e-8)
+    H = h.double().numpy()
+    np.testing.assert_allclose(H @ filled((h, y), (h, y)).solve(1e-8).numpy(), H @ wanted, atol=1e-4)
 
 
 def test_a_vanishing_strength_interpolates() -> None:

@@ -143,13 +143,9 @@ def test_without_held_out_rows_every_row_is_left_out_once(rows: int, width: int)
 
 def brute_one(h, y, grid, fit, val) -> np.ndarray:
     """Like ``brute``, against the one-hot target of all classes."""
-    H, Y = h.double().numpy(), np.eye(int(y.max()) + 1)[y]
-    return np.array(
-        [
-            ((H[val] @ np.linalg.solve(H[fit].T @ H[fit] + s * np.eye(h.shape[1]), H[fit].T @ Y[fit]) - Y[val]) ** 2).mean()
-            for s in grid
-        ]
-    )
+    H, Y, eye = h.double().numpy(), np.eye(int(y.max()) + 1)[y], np.eye(h.shape[1])
+    solutions = [np.linalg.solve(H[fit].T @ H[fit] + s * eye, H[fit].T @ Y[fit]) for s in grid]
+    return np.array([((H[val] @ solution - Y[val]) ** 2).mean() for solution in solutions])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])

@@ -12,7 +12,7 @@ from torch import nn
 from evertune.statistics import ClassMeans, Growing, TaskFeatures, holdout
 from evertune.statistics.gram import CHUNK
 
-# -- class means ---------------------------------------------------------------------------------------------------------
+# -- class means -------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=25, deadline=None)
@@ -38,7 +38,7 @@ def test_a_class_that_comes_again_adds_to_its_mean() -> None:
     assert means.counts.tolist() == [2, 1]
 
 
-# -- features of the task being learned ----------------------------------------------------------------------------------
+# -- features of the task being learned --------------------------------------------------------------------------------
 
 
 def test_features_are_joined_then_forgotten() -> None:
@@ -81,7 +81,7 @@ def test_a_restored_state_forgets_half_a_pass() -> None:
     assert len(task.features) == 0
 
 
-# -- held-out rows -------------------------------------------------------------------------------------------------------
+# -- held-out rows -----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=50, deadline=None)
@@ -126,7 +126,7 @@ def test_the_split_follows_the_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# -- growing state -------------------------------------------------------------------------------------------------------
+# -- growing state -----------------------------------------------------------------------------------------------------
 
 
 class Grown(Growing):
