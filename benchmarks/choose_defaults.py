@@ -54,7 +54,9 @@ def pseudo_stream(train: Source, classes: tuple[str, ...], sizes: tuple[int, int
     )
 
 
-def score(method: str, backbone: Backbone, streams: list[Stream], options: dict[str, Any], precision: str) -> dict[str, Any]:
+def score(
+    method: str, backbone: Backbone, streams: list[Stream], options: dict[str, Any], precision: str
+) -> dict[str, Any]:
     """Final held-out accuracy (%) by part: over all pseudo-tasks, and over the classes that came after the first."""
     everything, after, started = [], [], time.perf_counter()
     for stream in streams:

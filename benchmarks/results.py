@@ -21,7 +21,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-VIT = "--backbone vit_tiny_patch16_224 --weights {shared}/data/weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.f32.safetensors --input-size 96"
+WEIGHTS = "{shared}/data/weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.f32.safetensors"
+VIT = f"--backbone vit_tiny_patch16_224 --weights {WEIGHTS} --input-size 96"
 TINY_A = "--data {shared}/data/images/cifar100_sub.npz --first 10 --increment 10 --train-per-class 100 " + VIT
 PACS = "--data {shared}/data/images/pacs_sub.zip --kind domain --preprocessing native " + VIT
 CALTECH = "--data {shared}/data/images/caltech101_sub.zip --first 11 --increment 10 --preprocessing native " + VIT

@@ -12,6 +12,7 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from pretraining.images import FormulaImages
 
-ARCHITECTURE = {"img_size": 32, "patch_size": 4, "embed_dim": 192, "depth": 6, "num_heads": 3}
+ARCHITECTURE: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 192, "depth": 6, "num_heads": 3}
 TARGET = Path(__file__).parents[1] / "src" / "evertune" / "backbones" / "embedded.safetensors"
 
 
@@ -43,13 +44,13 @@ def train(steps: int, full_steps: int, batch: int, rate: float, seed: int) -> Vi
     started, hits, loss_sum = time.perf_counter(), 0.0, 0.0
     for step in range(total):
         if step == steps:
-            model.patch_drop = torch.nn.Identity()
+            model.patch_drop = torch.nn.Identity()  # type: ignore[assignment]
         x, y = images.draw(batch)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(x * 2 - 1)
         loss = F.cross_entropy(logits.float(), y, label_smoothing=0.1)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -57,7 +58,9 @@ def train(steps: int, full_steps: int, batch: int, rate: float, seed: int) -> Vi
         loss_sum += loss.item()
         if (step + 1) % 100 == 0:
             spent = time.perf_counter() - started
-            print(f"step {step + 1}/{total}  loss {loss_sum / 100:.3f}  accuracy {hits:.1f} %  {spent:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{total}  loss {loss_sum / 100:.3f}  accuracy {hits:.1f} %  {spent:.0f} s", flush=True
+            )
             hits, loss_sum = 0.0, 0.0
     return model.eval()
 

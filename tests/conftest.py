@@ -41,7 +41,7 @@ def tiny() -> TimmViT:
 
 @pytest.fixture(scope="session")
 def blobs() -> tuple[ArraySource, ArraySource]:
-    """Six classes of 32 px images with a bright spot at a place of their own: 12 to learn from and 5 to test on each."""
+    """Six classes of 32 px images with a bright spot at a place of their own: 12 to learn from, 5 to test on."""
     return blob_data(6, 12, 5)
 
 
@@ -53,7 +53,9 @@ def blob_data(classes: int, train: int, test: int) -> tuple[ArraySource, ArraySo
     def images(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.repeat(np.arange(classes), count)
         places = np.array([centres[c] for c in labels]) + rng.normal(0, 1.5, (len(labels), 2))
-        distance = (axis[None, :, None] - places[:, 1, None, None]) ** 2 + (axis[None, None] - places[:, 0, None, None]) ** 2
+        distance = (axis[None, :, None] - places[:, 1, None, None]) ** 2 + (
+            axis[None, None] - places[:, 0, None, None]
+        ) ** 2
         pixels = 200 * np.exp(-distance / 18) + rng.uniform(0, 40, distance.shape)
         return pixels.clip(0, 255).astype(np.uint8), labels
 

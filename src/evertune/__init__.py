@@ -1,8 +1,8 @@
 """evertune: frozen pre-trained transformers that keep learning.
 
-A frozen *backbone* turns an image into a feature; a *tuning* steers it from outside; a *head* turns the feature into class
-scores; *statistics* are kept instead of data; a *method* says what to train when a *task* arrives; the *engine* runs it;
-the *learner* is the thing you keep.
+A frozen *backbone* turns an image into a feature; a *tuning* steers it from outside; a *head* turns the feature into
+class scores; *statistics* are kept instead of data; a *method* says what to train when a *task* arrives; the *engine*
+runs it; the *learner* is the thing you keep.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HOME = {
     "run": "runs",
     "summary": "evaluation",
 }
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

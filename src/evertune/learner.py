@@ -215,7 +215,8 @@ class Learner:
         unknown = [name for name in test.present() if name not in self.classes]
         if unknown:
             raise StreamError(
-                f"{test.name} holds classes that were never learned: {', '.join(unknown[:10])}. Learn them or leave them out."
+                f"{test.name} holds classes that were never learned: {', '.join(unknown[:10])}. "
+                "Learn them or leave them out."
             )
         position = {name: i for i, name in enumerate(self.classes)}
         truth = torch.tensor([position.get(name, -1) for name in test.classes])[torch.as_tensor(test.labels)]
@@ -260,9 +261,7 @@ class Learner:
         )
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], backbone: str | Backbone | None = None, **settings: Any
-    ) -> Learner:
+    def load(cls, folder: str | os.PathLike[str], backbone: str | Backbone | None = None, **settings: Any) -> Learner:
         """A learner from its folder; it predicts and goes on learning exactly as the saved one would have.
 
         Parameters
@@ -282,7 +281,9 @@ class Learner:
         folder = Path(folder)
         content = read_json(folder / "learner.json")
         if content.get("format") != FORMAT:
-            raise StorageError(f"{folder} was written in format {content.get('format')}; this evertune reads format {FORMAT}.")
+            raise StorageError(
+                f"{folder} was written in format {content.get('format')}; this evertune reads format {FORMAT}."
+            )
         identity = content["backbone"]
         if not isinstance(backbone, Backbone):
             backbone = load_backbone(

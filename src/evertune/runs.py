@@ -66,7 +66,9 @@ def run(
     """
     for task in stream:
         if task.test is None or not len(task.test):
-            raise StreamError(f"Task {task.name!r} has no test images, so nothing can be measured; use Learner.learn instead.")
+            raise StreamError(
+                f"Task {task.name!r} has no test images, so nothing can be measured; use Learner.learn instead."
+            )
     protocol = make_protocol(stream, learner)
     home = RunFolder(Path(folder)) if folder is not None else None
     matrix = AccuracyMatrix()
@@ -140,7 +142,10 @@ class RunFolder:
         there = read_json(file)
         differing = _differences(there, config)
         if differing:
-            raise RunError(f"{self.path} holds a different run ({'; '.join(differing[:5])}). Choose another folder, or remove this one.")
+            raise RunError(
+                f"{self.path} holds a different run ({'; '.join(differing[:5])}). "
+                "Choose another folder, or remove this one."
+            )
         if not (self.path / "learner" / "learner.json").exists():
             return AccuracyMatrix()
         matrix = AccuracyMatrix.from_json((self.path / "matrix.json").read_text(encoding="utf-8"))
@@ -174,7 +179,9 @@ class RunFolder:
         }
         write_json(self.path / "summary.json", numbers)
         write_atomic(self.path / "report.txt", (result.report(title) + "\n").encode())
-        draw_run(result.matrix, self.path / "accuracy.png", title, result.references, note=f"protocol {result.protocol.hash}")
+        draw_run(
+            result.matrix, self.path / "accuracy.png", title, result.references, note=f"protocol {result.protocol.hash}"
+        )
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:

@@ -26,7 +26,7 @@ def make_learner(tiny: TimmViT, **options: Any) -> Learner:
     return Learner("safe", tiny, **settings)
 
 
-@pytest.fixture()
+@pytest.fixture
 def stream(blobs: Data) -> Stream:
     return Stream.class_incremental(*blobs, first=2, increment=2)
 
@@ -35,7 +35,8 @@ def test_a_run_writes_its_folder(tiny: TimmViT, stream: Stream, tmp_path: Path) 
     result = run(stream, make_learner(tiny), tmp_path / "run")
     files = {p.name for p in (tmp_path / "run").iterdir()}
     assert files == {
-        "accuracy.png", "config.json", "learner", "log.jsonl", "matrix.json", "protocol.json", "report.txt", "summary.json",
+        "accuracy.png", "config.json", "learner", "log.jsonl", "matrix.json", "protocol.json", "report.txt",
+        "summary.json",
     }  # fmt: skip
     assert set(result.references) == {"nearest mean", "joint ridge"}
     assert result.matrix.parts == ("mixture", "slow", "fast")
@@ -98,7 +99,7 @@ def test_another_run_in_the_folder_is_refused(
         other = Learner("ranpac", tiny, features=64, progress=False)
     else:
         other = make_learner(tiny, **change)
-    with pytest.raises(RunError, match="different run.*there,.*here"):
+    with pytest.raises(RunError, match=r"different run.*there,.*here"):
         run(stream, other, tmp_path / "run")
     assert (tmp_path / "run/summary.json").read_bytes() == before
 

@@ -72,7 +72,8 @@ class Engine:
         """
         for number, phase in enumerate(method.phases(task)):
             started = time.perf_counter()
-            images, losses = 0, {}
+            images = 0
+            losses: Mapping[str, float] = {}
             match phase:
                 case Optimise():
                     images, losses = self._optimise(method, phase, source, indices, (task.index, number))
@@ -165,9 +166,7 @@ class Engine:
             rank=self.runtime.rank,
             world=self.runtime.world,
         ):
-            passes = Passes(
-                self.backbone, self.runtime.images(images), precision=self.runtime.autocast, gather=gather
-            )
+            passes = Passes(self.backbone, self.runtime.images(images), precision=self.runtime.autocast, gather=gather)
             known = to_index[labels].to(self.runtime.device)
             rows = rows.to(self.runtime.device)
             yield Batch(passes, gather(known) if gather else known, gather(rows) if gather else rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -42,8 +42,8 @@ class Runtime:
 
     Notes
     -----
-    Started by ``accelerate launch`` or ``torchrun``, every process takes its part of each batch: gradients are averaged,
-    and statistics see the gathered features, so all processes hold the same learner.
+    Started by ``accelerate launch`` or ``torchrun``, every process takes its part of each batch: gradients are
+    averaged, and statistics see the gathered features, so all processes hold the same learner.
     """
 
     def __init__(self, device: str = "auto", precision: str = "fp32") -> None:
@@ -51,10 +51,12 @@ class Runtime:
             raise ConfigError(f"Precision {precision!r} does not exist. {nearest(precision, PRECISIONS)}")
         self.state = PartialState(cpu=device == "cpu")
         try:
-            self.device = self.state.device if device == "auto" else torch.device(device)
+            self.device: torch.device = self.state.device if device == "auto" else torch.device(device)
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"Device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'.") from error
+            raise ConfigError(
+                f"Device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'."
+            ) from error
         self.precision = precision
 
     @property
@@ -96,7 +98,8 @@ class Runtime:
                 p.grad = reduce(local, "sum")
 
     def sum(self, value: Tensor) -> Tensor:
-        return reduce(value, "sum") if self.world > 1 else value
+        """Σ over processes."""
+        return cast(Tensor, reduce(value, "sum")) if self.world > 1 else value
 
     def wait(self) -> None:
         self.state.wait_for_everyone()

@@ -37,7 +37,9 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-        raise StorageError(f"{path} could not be written ({error.strerror or error}); the former file, if any, is intact.") from error
+        raise StorageError(
+            f"{path} could not be written ({error.strerror or error}); the former file, if any, is intact."
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

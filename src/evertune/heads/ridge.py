@@ -26,8 +26,8 @@ class RidgeOptions:
     """How λ is found.
 
     ``strength`` fixes it; otherwise it is the best of ``grid`` on ``fraction`` of the current task, drawn by class
-    (``stratified``) or not (released), or by leave-one-out where the fraction is 0. With ``relative`` the candidates are
-    multiples of the mean ‖h‖² of the task, so that one grid serves every backbone and number of features (T20).
+    (``stratified``) or not (released), or by leave-one-out where the fraction is 0. With ``relative`` the candidates
+    are multiples of the mean ‖h‖² of the task, so that one grid serves every backbone and number of features (T20).
     """
 
     grid: tuple[float, ...]

@@ -17,7 +17,6 @@ from evertune.methods.method import Batch, Collect, Generators, Phase, Solve, Ta
 from evertune.statistics import Gram, TaskFeatures
 from evertune.tuning import Tuning
 
-
 RIDGE: dict[str, Any] = {"features": 2000, "ridge_scale": "energy", "ridge_low": -6, "ridge_high": 1}
 """The ridge part of the ``evertune`` presets."""
 
