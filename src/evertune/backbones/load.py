@@ -142,10 +142,8 @@ def _pretrained(name: str) -> nn.Module:
 def _build(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False)
-    except RuntimeError as error:
-        raise BackboneError(
-            f"timm cannot build {name}: {_first_line(error)} The part after the dot is the tag."
-        ) from error
+    except Exception as error:  # an unknown tag, or an architecture that asks for what is not installed
+        raise BackboneError(f"timm cannot build {name}: {_first_line(error)}") from error
 
 
 def _nearest_model(name: str, known: list[str]) -> str:

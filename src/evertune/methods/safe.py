@@ -56,7 +56,9 @@ class SAFEConfig(RidgeConfig):
     scale: float | None = option(None, "fixed scale of the logits at inference, if not sigma_init")
 
     presets = {  # noqa: RUF012
-        "evertune": EVERTUNE | RIDGE | {"follow_epochs": 2, "follow_horizon": 2, "follow_rate": 1e-3},
+        "evertune": EVERTUNE
+        | RIDGE
+        | {"follow_epochs": 3, "follow_horizon": 3, "follow_rate": 1e-3, "lambda_cos": 1.0},
         "paper": PAPER,
         "paper-imagenet-a": IMAGENET_A,
         "released": PAPER | RELEASED | {"lambda_cos": 0.5, "lambda_diag": 5e-10, "lambda_rdn": 5e-9},

@@ -30,7 +30,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {  # model, how it is mad
     "siglip-native-384-of-14": ("vit_so400m_patch14_siglip_384", {"patch_size": 14, "img_size": 48}, 70),
     "qk-norm": ("vit_little_patch16_reg1_gap_256", {}, 48),
     "beit3-inner-norms": ("beit3_base_patch16_224", {}, 48),
-    "hybrid": ("vit_tiny_r_s16_p8_224", {"patch_size": 2, "img_size": 64}, 32),
+    "hybrid": ("vit_tiny_r_s16_p8_224", {"patch_size": 2, "img_size": 64}, 64),
 }
 
 

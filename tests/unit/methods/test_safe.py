@@ -174,6 +174,19 @@ def test_one_forward_has_the_gradients_of_two(backbone: TimmViT, stream: Stream)
         torch.testing.assert_close(p.grad, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_each_head_is_imprinted_by_its_own_learner(backbone: TimmViT, stream: Stream) -> None:
+    me = learner(backbone)
+    for task in stream[:2]:
+        me.learn(task)
+    method, _, batch = session(me, stream, 2)
+    both = features(me, batch.passes.images)
+    for name, head in (("slow", method.head_slow), ("fast", method.head_fast)):
+        for c in (4, 5):
+            wanted = F.normalize(both[name], dim=1)[batch.labels == c].mean(0)
+            torch.testing.assert_close(F.normalize(head.weight[c], dim=0), F.normalize(wanted, dim=0))
+    assert not torch.equal(both["slow"], both["fast"])
+
+
 def test_wiring_of_the_cross_terms(backbone: TimmViT, stream: Stream) -> None:
     me = learner(backbone)
     me.learn(stream[0])
