@@ -16,14 +16,18 @@ Everything is vectorised over the batch, so drawing costs a small part of a trai
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 FAMILIES = {"strokes": 440, "contours": 200, "fractals": 160, "textures": 160}
-"""Classes per family."""
+"""Classes per family in the first stage: all kinds of pictures."""
+
+SCRIPTS = {"strokes": 900, "contours": 120, "fractals": 80, "textures": 100}
+"""Classes per family in the second stage: mostly characters, written by many hands."""
 
 CURVE_POINTS = 20
 HARMONICS = 6
@@ -49,16 +53,23 @@ class FormulaImages:
     size: int = 32
     class_seed: int = 0
     seed: int = 1
+    families: Mapping[str, int] = field(default_factory=lambda: FAMILIES)
+    hand: float = 0.07
+    """How far a stroke's control points stray from those of its class (standard deviation; the image spans 2)."""
+    pen: float = 0.16
+    """Largest half width of a stroke."""
+    coarse: tuple[float, float, float] = (0.15, 0.25, 0.4)
+    """Share of images at 8 pixels; at 12 or fewer; at 16 or fewer."""
 
     def __post_init__(self) -> None:
         classes = torch.Generator().manual_seed(self.class_seed)
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.offsets = dict(zip(FAMILIES, _cumulative(list(FAMILIES.values())), strict=True))
-        self.n_classes = sum(FAMILIES.values())
-        self._strokes = _stroke_classes(FAMILIES["strokes"], classes)
-        self._contours = _contour_classes(FAMILIES["contours"], classes)
-        self._fractals = _fractal_classes(FAMILIES["fractals"], classes)
-        self._textures = _texture_classes(FAMILIES["textures"], classes)
+        self.offsets = dict(zip(self.families, _cumulative(list(self.families.values())), strict=True))
+        self.n_classes = sum(self.families.values())
+        self._strokes = _stroke_classes(self.families["strokes"], classes)
+        self._contours = _contour_classes(self.families["contours"], classes)
+        self._fractals = _fractal_classes(self.families["fractals"], classes)
+        self._textures = _texture_classes(self.families["textures"], classes)
         axis = (torch.arange(self.size) + 0.5) / self.size * 2 - 1
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         self.grid = torch.stack([x, y], -1).reshape(-1, 2)
@@ -68,7 +79,7 @@ class FormulaImages:
         labels = labels.sort().values  # one contiguous run per family; the order inside a batch does not matter
         images = []
         for family, offset in self.offsets.items():
-            ids = labels[(labels >= offset) & (labels < offset + FAMILIES[family])] - offset
+            ids = labels[(labels >= offset) & (labels < offset + self.families[family])] - offset
             if len(ids):
                 images.append(getattr(self, f"_draw_{family}")(ids))
         return self._degrade(torch.cat(images)), labels
@@ -78,14 +89,14 @@ class FormulaImages:
     def _draw_strokes(self, ids: Tensor) -> Tensor:
         control, present = self._strokes
         n, g = len(ids), self.generator
-        points = control[ids] + _normal((n, *control.shape[1:]), 0.07, g)  # [n, strokes, 4, 2]
+        points = control[ids] + _normal((n, *control.shape[1:]), self.hand, g)  # [n, strokes, 4, 2]
         t = torch.linspace(0, 1, CURVE_POINTS)
         bernstein = torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])  # [4, P]
         curve = torch.einsum("kp,nskd->nspd", bernstein, points)
         curve = curve.masked_fill(~present[ids][:, :, None, None], 9.0).flatten(1, 2)
         curve = self._pose(curve, turn=0.25)
         distance = torch.cdist(self.grid.expand(n, -1, -1), curve).amin(-1)
-        width = _uniform((n, 1), 0.05, 0.16, g)
+        width = _uniform((n, 1), 0.05, self.pen, g)
         soft = _uniform((n, 1), 0.02, 0.06, g)
         return self._colour(torch.sigmoid((width - distance) / soft).view(n, self.size, self.size))
 
@@ -185,7 +196,7 @@ class FormulaImages:
         n, g = len(images), self.generator
         images = images.clone()
         coarse = torch.rand((n,), generator=g)
-        for limit, size in ((0.15, 8), (0.25, 12), (0.4, 16)):
+        for limit, size in zip(self.coarse, (8, 12, 16), strict=True):
             rows = (coarse < limit).nonzero()[:, 0]
             coarse[rows] = 2.0
             if len(rows):

@@ -21,13 +21,18 @@ def project(features: Tensor, projection: Tensor) -> Tensor:
     return torch.relu(features @ projection.to(features.dtype)) if projection.numel() else features
 
 
+FEWEST_HELD = 30
+"""With fewer held-out rows their error is noise, which may be decades off (T6): every row is left out once instead."""
+
+
 @dataclass(frozen=True)
 class RidgeOptions:
     """How λ is found.
 
     ``strength`` fixes it; otherwise it is the best of ``grid`` on ``fraction`` of the current task, drawn by class
-    (``stratified``) or not (released), or by leave-one-out where the fraction is 0. With ``relative`` the candidates
-    are multiples of the mean ‖h‖² of the task, so that one grid serves every backbone and number of features (T20).
+    (``stratified``) or not (released). Where the fraction is 0 or a stratified part is small, every row is left out
+    once. With ``relative`` the candidates are multiples of the mean ‖h‖² of the task, so that one grid serves every
+    backbone and number of features (T20).
     """
 
     grid: tuple[float, ...]
@@ -68,6 +73,8 @@ class RidgeHead(Growing):
         if options.strength is not None:
             return options.strength
         fit, held = holdout(labels, options.fraction, generator, stratified=options.stratified)
+        if options.stratified and len(held) < FEWEST_HELD:
+            fit, held = torch.arange(len(labels)), held[:0]
         fit, held = fit.to(features.device), held.to(features.device)
         grid = options.grid
         if options.relative:

@@ -86,7 +86,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     >>> convert("rate", "1e-2", float), convert("deep", "no", bool), convert("strength", "none", float | None)
     (0.01, False, None)
     """
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         if value is None or value == "none":
             return None
         kind = next(k for k in typing.get_args(kind) if k is not type(None))

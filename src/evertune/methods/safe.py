@@ -40,6 +40,7 @@ class SAFEConfig(RidgeConfig):
     follow_epochs: int = option(15, "epochs of the fast learner in later sessions")
     follow_horizon: int = option(20, "epochs after which its cosine schedule would reach 0 (D9)")
     follow_rate: float | None = option(None, "its learning rate, if not that of the first session")
+    follow_optimizer: Literal["same", "sgd", "adam"] = option("same", "its optimiser: sgd, adam, or as in the first")
     sigma_init: float = option(10.0, "scale of the cosine heads at the start")
     lambda_diag: float = option(0.0, "weight of L_diag, the transfer loss's diagonal")
     lambda_rdn: float = option(0.0, "weight of L_rdn, its redundancy term")
@@ -109,7 +110,12 @@ class SAFE(Method):
                 Collect("slow statistics", self._collect_slow),
                 Solve("ridge heads", self._solve_first),
             ]
-        recipe = c.recipe(epochs=c.follow_epochs, horizon=c.follow_horizon, rate=c.follow_rate or c.rate)
+        recipe = c.recipe(
+            epochs=c.follow_epochs,
+            horizon=c.follow_horizon,
+            rate=c.follow_rate or c.rate,
+            optimizer=c.optimizer if c.follow_optimizer == "same" else c.follow_optimizer,
+        )
         imprints = c.new_rows == "imprint" and task.new
         return [  # §6.3
             Collect("slow statistics", self._collect_both if imprints else self._collect_slow),

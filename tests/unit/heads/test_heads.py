@@ -224,11 +224,31 @@ def test_a_strength_is_chosen_on_projected_held_out_rows(monkeypatch: pytest.Mon
 
     select = ridge_module.select_ridge
     monkeypatch.setattr(ridge_module, "select_ridge", spy)
-    x, y, R = features(40), torch.arange(40) % 4, random_projection(6, 50, generator())
+    x, y, R = features(200), torch.arange(200) % 4, random_projection(6, 50, generator())
     options = RidgeOptions((1.0, 10.0), stratified=stratified)
     assert RidgeHead().choose(x, y, R, options, generator()) in (1.0, 10.0)
-    assert len(asked["held"]) == 8
+    assert len(asked["held"]) == 40
     assert torch.equal(asked["lifted"], project(x, R))
+
+
+@pytest.mark.parametrize(
+    ("rows", "stratified", "held"), [(40, True, 0), (140, True, 0), (200, True, 40), (40, False, 8)]
+)
+def test_a_small_stratified_split_gives_way_to_leave_one_out(
+    monkeypatch: pytest.MonkeyPatch, rows: int, stratified: bool, held: int
+) -> None:
+    """Three held-out rows once chose a strength four decades below leave-one-out's, and lost half the accuracy."""
+    seen = []
+
+    def spy(x, y, grid, fit, val, lift):
+        seen.append((len(fit), len(val)))
+        return select(x, y, grid, fit, val, lift)
+
+    select = ridge_module.select_ridge
+    monkeypatch.setattr(ridge_module, "select_ridge", spy)
+    options = RidgeOptions((1.0, 10.0), stratified=stratified)
+    RidgeHead().choose(features(rows), torch.arange(rows) % 4, torch.zeros(6, 0), options, generator())
+    assert seen == [(rows - held, held)]
 
 
 @pytest.mark.parametrize("stratified", [True, False])
