@@ -26,7 +26,8 @@ VIT = f"--backbone vit_tiny_patch16_224 --weights {WEIGHTS} --input-size 96"
 TINY_A = "--data {shared}/data/images/cifar100_sub.npz --first 10 --increment 10 --train-per-class 100 " + VIT
 PACS = "--data {shared}/data/images/pacs_sub.zip --kind domain --preprocessing native " + VIT
 CALTECH = "--data {shared}/data/images/caltech101_sub.zip --first 11 --increment 10 --preprocessing native " + VIT
-PAPER = "--preset paper --set features=2000 --set epochs=5 --preprocessing unit --precision bf16"
+PAPER = "--preset paper --set features=2000 --set ridge_scale=none --set epochs=5 --preprocessing unit --precision bf16"
+"""The peers' own grid of ridge strengths: they did not scale it by M / 10⁴."""
 FOLLOW = "--set follow_epochs=5 --set follow_horizon=5"
 OURS = "--preset evertune --preprocessing native --precision bf16"
 
@@ -36,6 +37,7 @@ EXPERIMENTS: dict[str, str] = {
     "aper-paper": f"{TINY_A} --method aper --preset paper --set epochs=5 --preprocessing unit --precision bf16",
     "ranpac-paper": f"{TINY_A} --method ranpac {PAPER}",
     "safe-paper": f"{TINY_A} --method safe {PAPER} {FOLLOW}",
+    "safe-paper-scaled-grid": f"{TINY_A} --method safe {PAPER} {FOLLOW} --set ridge_scale=features",
     "safe-released": f"{TINY_A} --method safe --preset released {PAPER.removeprefix('--preset paper')} {FOLLOW}",
     "aper-evertune": f"{TINY_A} --method aper {OURS}",
     "ranpac-evertune": f"{TINY_A} --method ranpac {OURS}",

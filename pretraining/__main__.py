@@ -1,10 +1,10 @@
 """Makes the embedded backbone again: ``python -m pretraining`` (about 90 minutes on one core; ``make backbone``).
 
-Supervised classification of the formula-driven images of :mod:`pretraining.images`, in two stages: pictures of all kinds,
-then mostly characters written by many hands, with a cosine classifier, so that class means of its features mean something.
-Nothing is read but this code, so the weights carry nobody else's licence. Half of the patches are dropped for most steps
-(as in PatchDropout, Liu et al., WACV 2023), which halves the cost; the last steps of a stage see all of them. One thread
-and fixed seeds: the same machine and PyTorch give the same file again.
+Supervised classification of the formula-driven images of :mod:`pretraining.images`, in two stages: pictures of all
+kinds, then mostly characters written by many hands, with a cosine classifier, so that class means of its features mean
+something. Nothing is read but this code, so the weights carry nobody else's licence. Half of the patches are dropped for
+most steps (as in PatchDropout, Liu et al., WACV 2023), which halves the cost; the last steps of a stage see all of them.
+One thread and fixed seeds: the same machine and PyTorch give the same file again.
 """
 
 from __future__ import annotations

@@ -42,17 +42,44 @@ class Identity:
         return asdict(self)
 
 
-class BlockSites(Protocol):
-    """What one block asks of a tuning; :class:`evertune.tuning.BlockTuning` answers each with the identity."""
+class BlockSites:
+    """The places in one block where a tuning may act. Every site is the identity until a subclass says otherwise.
 
-    def tokens_in(self, x: Tensor) -> Tensor: ...
-    def tokens_out(self, x: Tensor) -> Tensor: ...
-    def project(self, x: Tensor, name: str, y: Tensor) -> Tensor: ...
-    def normed(self, name: str, y: Tensor) -> Tensor: ...
-    def prefix(self) -> tuple[Tensor, Tensor] | None: ...
-    def attended(self, y: Tensor) -> Tensor: ...
-    def between(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
-    def beside_mlp(self, x: Tensor) -> Tensor | None: ...
+    In the last block of a backbone whose feature is CLS only that token is answered, so ``tokens_out`` and ``between``
+    are not called there: nothing after the attention of the last block reaches CLS from another token.
+    """
+
+    def tokens_in(self, x: Tensor) -> Tensor:
+        """Tokens [B, N, D] entering the block; may add some."""
+        return x
+
+    def tokens_out(self, x: Tensor) -> Tensor:
+        """Tokens leaving the block; may drop some."""
+        return x
+
+    def project(self, x: Tensor, name: str, y: Tensor) -> Tensor:
+        """After the linear maps ``q k v o fc1 fc2``: ``x`` went in, ``y`` came out."""
+        return y
+
+    def normed(self, name: str, y: Tensor) -> Tensor:
+        """After ``norm1`` or ``norm2``."""
+        return y
+
+    def prefix(self) -> tuple[Tensor, Tensor] | None:
+        """Extra keys and values [B or 1, H, P, d], put in front, in the space after the projections."""
+        return None
+
+    def attended(self, y: Tensor) -> Tensor:
+        """The attention's output before its residual."""
+        return y
+
+    def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """After the attention's residual: the stream that enters the MLP, and the one its output is added to."""
+        return x, x
+
+    def beside_mlp(self, x: Tensor) -> Tensor | None:
+        """Added parallel to the MLP; ``x`` is the un-normalised stream after the attention's residual."""
+        return None
 
 
 class Sites(Protocol):

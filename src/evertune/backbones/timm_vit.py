@@ -115,35 +115,7 @@ class TimmViT(Backbone):
         return self.vit.forward_head(x, pre_logits=True)
 
 
-class _NoTuning:
-    """The identity at every site."""
-
-    def tokens_in(self, x: Tensor) -> Tensor:
-        return x
-
-    def tokens_out(self, x: Tensor) -> Tensor:
-        return x
-
-    def project(self, x: Tensor, name: str, y: Tensor) -> Tensor:
-        return y
-
-    def normed(self, name: str, y: Tensor) -> Tensor:
-        return y
-
-    def prefix(self) -> tuple[Tensor, Tensor] | None:
-        return None
-
-    def attended(self, y: Tensor) -> Tensor:
-        return y
-
-    def between(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
-
-    def beside_mlp(self, x: Tensor) -> Tensor | None:
-        return None
-
-
-IDENTITY = _NoTuning()
+IDENTITY = BlockSites()
 
 
 def _block(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tensor:

@@ -69,8 +69,8 @@ def evertune(
 @app.command(
     cls=Command,
     epilog="\b\nExample:\n  evertune demo --out runs/demo\n\nThe same run by hand:\n\n\b\n"
-    "  evertune run --data digits --first 2 --increment 2 --order-seed none \\\n"
-    "      --crop-scale 0.6 1.0 --no-flip --out runs/digits",
+    "  evertune run --data digits --first 2 --increment 2 --order-seed none --crop-scale 0.6 1.0 --no-flip \\\n"
+    "      --set lambda_cos=24 --set epochs=5 --set follow_epochs=2 --set follow_horizon=2 --out runs/digits",
 )
 def demo(
     out: Annotated[
