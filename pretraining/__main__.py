@@ -2,9 +2,9 @@
 
 Supervised classification of the formula-driven images of :mod:`pretraining.images`, in two stages: pictures of all
 kinds, then mostly characters written by many hands, with a cosine classifier, so that class means of its features mean
-something. Nothing is read but this code, so the weights carry nobody else's licence. Half of the patches are dropped for
-most steps (as in PatchDropout, Liu et al., WACV 2023), which halves the cost; the last steps of a stage see all of them.
-One thread and fixed seeds: the same machine and PyTorch give the same file again.
+something. Nothing is read but this code, so the weights carry nobody else's licence. Half of the patches are dropped
+for most steps (as in PatchDropout, Liu et al., WACV 2023), which halves the cost; the last steps of a stage see all of
+them. One thread and fixed seeds: the same machine and PyTorch give the same file again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from timm.layers import set_fused_attn
+from timm.layers.config import set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,7 +83,7 @@ def train(stage: Stage, start: dict[str, Tensor] | None) -> dict[str, Tensor]:
     images = FormulaImages(**stage.images)
     model = VisionTransformer(**ARCHITECTURE, num_classes=images.n_classes, patch_drop_rate=0.5)
     if stage.cosine:
-        model.head = CosineClassifier(ARCHITECTURE["embed_dim"], images.n_classes)
+        model.head = CosineClassifier(ARCHITECTURE["embed_dim"], images.n_classes)  # type: ignore[assignment]
     if start is not None:
         model.load_state_dict({k: v.float() for k, v in start.items()}, strict=False)
     decayed = [p for p in model.parameters() if p.ndim > 1]
