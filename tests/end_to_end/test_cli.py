@@ -215,7 +215,7 @@ def test_every_choice_reaches_the_run(quick: list[object], tmp_path: Path) -> No
     assert (config["method"], config["preset"], config["precision"]) == ("ranpac", "paper", "bf16")
     assert config["options"]["tuning"] == "lora" and config["options"]["tuning_options"]["rank"] == 3
     assert config["options"]["batch_size"] == 7 and config["options"]["epochs"] == 1
-    assert config["seeds"] == {"order": 4, "init": 5, "augmentation": 5, "sampling": 5}
+    assert config["seeds"] == {"init": 5, "augmentation": 5, "sampling": 5}
     assert config["train_view"]["scale"] == [0.5, 0.9] and config["train_view"]["flip"] == 0
     assert fields["views"]["test"]["resize"] == 40
     assert fields["preprocessing"]["preprocessing"] == "unit" and fields["preprocessing"]["input_size"] == 32
