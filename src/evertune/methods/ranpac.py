@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from evertune.backbones import Passes, Shape
-from evertune.heads import RidgeHead, RidgeOptions, project, random_projection
+from evertune.heads import RidgeHead, RidgeOptions, cosine_logits, project, random_projection
 from evertune.methods.config import option, require
 from evertune.methods.first_session import EVERTUNE, FirstSession, TuningConfig
 from evertune.methods.method import Batch, Collect, Generators, Phase, Solve, TaskInfo, register
@@ -58,9 +59,20 @@ class RidgeConfig(TuningConfig):
 class RanPACConfig(RidgeConfig):
     """Options of RanPAC; ``epochs=0`` leaves out phase 1, ``features=0`` the random projection."""
 
+    scoring: Literal["inner", "cosine"] = option(
+        "inner", "hᵀA_c as published, or cos(h, A_c) as in the LAMDA-PILOT toolbox (spec §5.5)"
+    )
+
     presets = {  # noqa: RUF012
         "evertune": EVERTUNE | RIDGE,
         "paper": {"ridge_low": -8},
+        "pilot": {
+            "ridge_low": -8,
+            "ridge_scale": "none",
+            "ridge_split": "shuffled",
+            "decay": "all",
+            "scoring": "cosine",
+        },
         "released": {"ridge_low": -8, "ridge_scale": "none", "ridge_split": "shuffled", "decay": "all"},
     }
 
@@ -96,7 +108,10 @@ class RanPAC(FirstSession):
         self.task.clear()
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
-        return {"ridge": self.ridge(project(passes(self.tuning), self.R))}
+        h = project(passes(self.tuning), self.R)
+        if self.config.scoring == "cosine":
+            return {"ridge": cosine_logits(h, self.ridge.A.T, torch.ones_like(h[:1, :1]))}
+        return {"ridge": self.ridge(h)}
 
     @property
     def branches(self) -> tuple[Tuning | None, ...]:

@@ -115,3 +115,16 @@ def test_without_epochs_nothing_is_trained(backbone: TimmViT, stream: Stream) ->
     start = me.method.tuning.fingerprint()
     assert not [r for r in me.learn(stream[0]) if r.kind == "optimise"]
     assert me.method.tuning.fingerprint() == start and me.method.tuning.frozen
+
+
+def test_pilot_scores_are_cosines_with_the_ridge_solution(backbone: TimmViT, stream: Stream, test: Source) -> None:
+    """The toolbox's variant: every class vector has length one, which changes predictions, so it is only an option."""
+    me = learner("ranpac", backbone, preset="pilot", epochs=1, batch_size=8, features=60)
+    for task in stream:
+        me.learn(task)
+    h = torch.relu(
+        me.engine.compute(test, (me.method.tuning,), lambda p: {"f": p(me.method.tuning)})["f"] @ me.method.R
+    )
+    wanted = F.cosine_similarity(h[:, None], me.method.ridge.A.T[None], dim=2)
+    torch.testing.assert_close(me.scores(test), wanted, rtol=1e-4, atol=1e-5)
+    assert learner("ranpac", backbone).method.config.scoring == "inner"
