@@ -15,7 +15,7 @@ from torch import Tensor
 import evertune
 from evertune.backbones import Backbone, load_backbone
 from evertune.engine import Engine, PhaseReport, Runtime, Seeds, read_json, read_tensors, write_json, write_tensors
-from evertune.errors import ConfigError, StorageError, StreamError
+from evertune.errors import ConfigError, DataError, StorageError, StreamError
 from evertune.methods import TaskInfo, make_method
 from evertune.streams import Source, Task, TestView, TrainView
 from evertune.streams.unlabelled import Images, unlabelled
@@ -196,13 +196,13 @@ class Learner:
         """The most likely class name of each image."""
         return [self.classes[i] for i in self.scores(images).argmax(1).tolist()]
 
-    def _parts(self, images: Images) -> dict[str, Tensor]:
+    def _parts(self, images: Images, remember: bool = False) -> dict[str, Tensor]:
         if not self.classes:
             raise StreamError("This learner has learned nothing yet: call learn(task) first.")
         source = unlabelled(images)
         if not len(source):
-            return {"": torch.zeros(0, len(self.classes))}
-        return self.engine.scores(self.method, source)
+            raise DataError(f"{source.name}: there are no images.")
+        return self.engine.scores(self.method, source, remember=remember)
 
     def evaluate(self, test: Source) -> dict[str, tuple[int, int]]:
         """(correct, total) by part (the first is the method's answer) over all of ``test``, without task identity.
@@ -220,7 +220,10 @@ class Learner:
             )
         position = {name: i for i, name in enumerate(self.classes)}
         truth = torch.tensor([position.get(name, -1) for name in test.classes])[torch.as_tensor(test.labels)]
-        return {name: (int((s.argmax(1) == truth).sum()), len(truth)) for name, s in self._parts(test).items()}
+        return {
+            name: (int((s.argmax(1) == truth).sum()), len(truth))
+            for name, s in self._parts(test, remember=True).items()
+        }
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
@@ -256,9 +259,13 @@ class Learner:
                 "seeds": self.seeds.as_dict(),
                 "views": {"train": self.train_view.describe(), "test": self.test_view.describe()},
                 "history": self.history,
+                "precision": self.engine.runtime.precision,
                 "state": {"file": file, "sha256": sha256},
             },
         )
+        for old in folder.glob("state-*.safetensors"):  # the one before stays, so that a bad update can be undone
+            if int(old.stem.removeprefix("state-")) not in (len(self.history), len(self.history) - 1):
+                old.unlink()
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], backbone: str | Backbone | None = None, **settings: Any) -> Learner:
@@ -269,7 +276,7 @@ class Learner:
         backbone
             The backbone it was trained on, if that is not the embedded one or a tag of timm's. Another one is refused.
         **settings
-            ``device``, ``precision``, ``workers``, ``progress`` of :class:`Learner`.
+            ``device``, ``precision`` (as it was, unless given), ``workers``, ``progress`` of :class:`Learner`.
 
         Raises
         ------
@@ -284,6 +291,12 @@ class Learner:
             raise StorageError(
                 f"{folder} was written in format {content.get('format')}; this evertune reads format {FORMAT}."
             )
+        absent = [k for k in ("backbone", "classes", "history", "method", "state", "views") if k not in content]
+        if absent:
+            raise StorageError(
+                f"{folder / 'learner.json'} is damaged ({', '.join(absent)} missing): restore it from a copy."
+            )
+        settings = {"precision": content.get("precision", "fp32")} | settings
         identity = content["backbone"]
         if not isinstance(backbone, Backbone):
             backbone = load_backbone(

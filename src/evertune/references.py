@@ -23,7 +23,7 @@ def references(learner: Learner, stream: Stream) -> dict[str, float]:
     tested = [task.test for task in stream if task.test is not None and len(task.test)]
     index = {name: i for i, name in enumerate(stream.classes)}
     x, y = _join(learner, [task.train for task in stream], index)
-    x_test, y_test = _join(learner, tested, index)
+    x_test, y_test = _join(learner, tested, index, remember=True)
     means = ClassMeans()
     means.update(x, y)
     nearest = F.normalize(x_test, dim=1) @ F.normalize(means.means, dim=1).T
@@ -38,8 +38,10 @@ def references(learner: Learner, stream: Stream) -> dict[str, float]:
     return {"nearest mean": _accuracy(nearest, y_test), "joint ridge": _accuracy(ridge, y_test)}
 
 
-def _join(learner: Learner, sources: list[Source], index: dict[str, int]) -> tuple[Tensor, Tensor]:
-    features = torch.cat([learner.engine.features(source) for source in sources])
+def _join(
+    learner: Learner, sources: list[Source], index: dict[str, int], remember: bool = False
+) -> tuple[Tensor, Tensor]:
+    features = torch.cat([learner.engine.features(source, remember=remember) for source in sources])
     labels = [np.array([index.get(name, -1) for name in s.classes])[s.labels] for s in sources]
     return features, torch.as_tensor(np.concatenate(labels))
 

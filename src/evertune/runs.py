@@ -73,7 +73,7 @@ def run(
     home = RunFolder(Path(folder)) if folder is not None else None
     matrix = AccuracyMatrix()
     if home is not None:
-        matrix = home.open(protocol, learner)
+        matrix = home.open(protocol, learner, [task.name for task in stream])
     started = time.perf_counter()
     for t in range(len(learner.history), len(stream)):
         task = stream[t]
@@ -105,7 +105,7 @@ def make_protocol(stream: Stream, learner: Learner) -> Protocol:
         {
             "stream": stream.description(),
             "backbone": identity,
-            "preprocessing": preprocessing,
+            "preprocessing": {**preprocessing, "precision": learner.engine.runtime.precision},
             "views": {"test": learner.test_view.describe()},
             "seeds": {"order": stream.settings.get("order_seed")},
             "metric": "top-1 over all classes seen, integer counts by task",
@@ -119,7 +119,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def open(self, protocol: Protocol, learner: Learner) -> AccuracyMatrix:
+    def open(self, protocol: Protocol, learner: Learner, names: list[str]) -> AccuracyMatrix:
         """Claim the folder, or find where the same run stopped: then ``learner`` becomes the one kept there."""
         config = {
             "method": learner.method.name,
@@ -132,9 +132,13 @@ class RunFolder:
         }
         config = json.loads(json.dumps(config))
         file = self.path / "config.json"
-        if not file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
-                raise RunError(f"{self.path} holds other files and no run: choose an empty or a new folder.")
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: name a folder.")
+        fresh = not file.exists()
+        if fresh and self.path.exists() and any(self.path.iterdir()):
+            raise RunError(f"{self.path} holds other files and no run: choose an empty or a new folder.")
+        learner.engine.runtime.wait()  # all processes have looked before one of them writes
+        if fresh:
             if learner.engine.runtime.main:
                 write_json(self.path / "protocol.json", json.loads(protocol.to_json()))
                 write_json(file, config)
@@ -148,11 +152,22 @@ class RunFolder:
             )
         if not (self.path / "learner" / "learner.json").exists():
             return AccuracyMatrix()
-        matrix = AccuracyMatrix.from_json((self.path / "matrix.json").read_text(encoding="utf-8"))
+        try:
+            matrix = AccuracyMatrix.from_json((self.path / "matrix.json").read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RunError(
+                f"{self.path / 'matrix.json'} cannot be read ({error.strerror}): restore or start anew."
+            ) from error
         runtime = learner.engine.runtime
         kept = Learner.load(
             self.path / "learner", learner.backbone, device=str(runtime.device), precision=runtime.precision
         )
+        learned = [entry["task"] for entry in kept.history]
+        if learned != names[: len(learned)] or matrix.stages < len(learned):
+            raise RunError(
+                f"The learner in {self.path} has learned {', '.join(learned)}, which is not how this run goes on: it "
+                "was taught something else. Choose another folder."
+            )
         learner.resume(kept)
         return _first_stages(matrix, len(learner.history))
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from evertune import Learner, Stream, load_backbone, open_data, run
+from evertune import Learner, Stream, Task, load_backbone, open_data, run
 from evertune.backbones import TimmViT
-from evertune.errors import RunError, StreamError
+from evertune.errors import RunError, StorageError, StreamError
 from evertune.streams import ArraySource
 
 Data = tuple[ArraySource, ArraySource]
@@ -82,6 +82,42 @@ def test_a_crash_between_matrix_and_learner_repeats_the_task(
         run(stream, make_learner(tiny), tmp_path / "run", references=False)
     monkeypatch.undo()
     assert run(stream, make_learner(tiny), tmp_path / "run", references=False).matrix == whole.matrix
+
+
+def test_a_learner_that_was_taught_something_else_is_no_part_of_the_run(
+    tiny: TimmViT, stream: Stream, blobs: Data, tmp_path: Path
+) -> None:
+    run(stream, make_learner(tiny), tmp_path / "run", references=False)
+    kept = Learner.load(tmp_path / "run/learner", tiny, progress=False)
+    kept.learn(Task(3, "elsewhere", blobs[0], kind="domain"))
+    kept.save(tmp_path / "run/learner")
+    with pytest.raises(RunError, match="taught something else"):
+        run(stream, make_learner(tiny), tmp_path / "run", references=False)
+
+
+def test_what_cannot_be_a_run_folder(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        run(stream, make_learner(tiny), tmp_path / "file")
+    run(stream, make_learner(tiny), tmp_path / "run", references=False)
+    (tmp_path / "run/matrix.json").unlink()
+    with pytest.raises(RunError, match=r"matrix\.json cannot be read"):
+        run(stream, make_learner(tiny), tmp_path / "run")
+
+
+def test_a_learner_keeps_its_precision_and_the_state_before(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
+    learner = make_learner(tiny, precision="bf16")
+    for task in stream:
+        learner.learn(task)
+        learner.save(tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("state-*")) == ["state-2.safetensors", "state-3.safetensors"]
+    loaded = Learner.load(tmp_path, tiny, progress=False)
+    assert loaded.engine.runtime.precision == "bf16"
+    content = json.loads((tmp_path / "learner.json").read_text())
+    del content["backbone"]
+    (tmp_path / "learner.json").write_text(json.dumps(content))
+    with pytest.raises(StorageError, match="backbone missing"):
+        Learner.load(tmp_path, tiny)
 
 
 def test_a_finished_run_is_read_again(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:

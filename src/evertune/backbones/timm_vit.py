@@ -143,13 +143,13 @@ def _attention(attn: Attention, x: Tensor, sites: BlockSites, cls: int | None) -
         q = F.linear(asked, weight[:inner], None if bias is None else bias[:inner])
         k, v = F.linear(x, weight[inner:], None if bias is None else bias[inner:]).chunk(2, dim=-1)
     q, k, v = sites.project(asked, "q", q), sites.project(x, "k", k), sites.project(x, "v", v)
-    q, k, v = (t.view(batch, -1, attn.num_heads, attn.head_dim).transpose(1, 2) for t in (q, k, v))
+    q, k, v = (t.view(batch, t.shape[1], attn.num_heads, attn.head_dim).transpose(1, 2) for t in (q, k, v))
     q, k = attn.q_norm(q), attn.k_norm(k)
     extra = sites.prefix()
     if extra is not None:  # in key and value space: [B or 1, H, P, d], after the projections and norms
         k, v = (torch.cat([p.expand(batch, -1, -1, -1), t], dim=2) for p, t in zip(extra, (k, v), strict=True))
     y = _softmax_attention(q, k, v) if _slow_attention(x) else F.scaled_dot_product_attention(q, k, v)
-    y = y.transpose(1, 2).reshape(batch, -1, inner)
+    y = y.transpose(1, 2).reshape(batch, q.shape[2], inner)
     y = attn.norm(y) if hasattr(attn, "norm") else y
     return sites.project(y, "o", attn.proj(y))
 

@@ -463,8 +463,13 @@ def _is_learner(folder: Path) -> bool:
 
 def _require_home(folder: Path) -> bool:
     """Whether ``folder`` holds a learner; StorageError or RunError where one does not belong."""
-    if _is_learner(folder):
+    inside_run = _is_learner(folder) and (folder.resolve().parent / "config.json").exists()
+    if _is_learner(folder) and not inside_run:
         return True
+    if inside_run:
+        raise RunError(
+            f"{folder} is part of a run, whose numbers belong to it: copy it to a place of its own and teach the copy."
+        )
     if _is_learner(folder / "learner"):
         raise RunError(
             f"{folder} is a run folder, whose learner belongs to its numbers: copy {folder / 'learner'} to a place of "

@@ -139,7 +139,7 @@ Precision = Annotated[
     ),
 ]  # fmt: skip
 Device = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=MACHINE)
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1.", rich_help_panel=MACHINE)
 ]
 Workers = Annotated[
     int,

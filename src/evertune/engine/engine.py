@@ -97,7 +97,7 @@ class Engine:
         means: dict[str, float] = {}
         steps = -(-len(source) // recipe.batch_size)
         seed = (self.seeds.augmentation, *place)
-        devices = [self.runtime.device] if self.runtime.device.type == "cuda" else []
+        devices = range(torch.cuda.device_count())  # the seed below reaches them all
         with torch.random.fork_rng(devices), self._bar(phase.name, recipe.epochs * len(source)) as bar:
             torch.manual_seed(int(np.random.SeedSequence((*seed, self.runtime.rank)).generate_state(1)[0]))
             for epoch in range(recipe.epochs):
@@ -121,6 +121,7 @@ class Engine:
                     bar.update(whole)
                 means = {name: float(value) / steps for name, value in sums.items()}
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
+        optimizer.zero_grad(set_to_none=True)
         method.eval()
         return recipe.epochs * len(source), means
 
@@ -173,26 +174,31 @@ class Engine:
 
     # -- prediction --------------------------------------------------------------------------------------------------
 
-    def scores(self, method: Method, source: Source) -> dict[str, Tensor]:
+    def scores(self, method: Method, source: Source, *, remember: bool = False) -> dict[str, Tensor]:
         """Class scores [N, K] of every example by part."""
         method.eval()
-        return self.compute(source, method.branches, method.scores)
+        return self.compute(source, method.branches, method.scores, remember=remember)
 
-    def features(self, source: Source) -> Tensor:
+    def features(self, source: Source, *, remember: bool = False) -> Tensor:
         """Features [N, L] of the plain backbone in the test view."""
-        return self.compute(source, (None,), lambda passes: {"features": passes()})["features"]
+        return self.compute(source, (None,), lambda passes: {"features": passes()}, remember=remember)["features"]
 
     def compute(
-        self, source: Source, branches: Sequence[Tuning | None], read: Callable[[Passes], Mapping[str, Tensor]]
+        self,
+        source: Source,
+        branches: Sequence[Tuning | None],
+        read: Callable[[Passes], Mapping[str, Tensor]],
+        *,
+        remember: bool = False,
     ) -> dict[str, Tensor]:
         """``read`` of every batch in the test view, joined, on the CPU.
 
-        Features of frozen branches are computed once per data set; if ``branches`` are all there is to know and all are
-        known, no image is even decoded.
+        With ``remember``, for data that is evaluated again and again, features of frozen branches are computed once per
+        data set; if ``branches`` are all there is to know and all are known, no image is even decoded.
         """
         names = ["plain" if t is None else t.fingerprint() for t in branches if t is None or t.frozen]
-        data = source.digest
-        cached = len(names) == len(branches) and all(self.cache.holds(name, data) for name in names)
+        data = source.digest if remember else ""
+        cached = remember and len(names) == len(branches) and all(self.cache.holds(name, data) for name in names)
         writer = self.cache.writer(data)
         parts: dict[str, list[Tensor]] = {}
         with torch.no_grad(), self._bar("evaluation", len(source)) as bar:
@@ -203,7 +209,7 @@ class Engine:
                     self.backbone,
                     images,
                     precision=self.runtime.autocast,
-                    memory=view,
+                    memory=view if remember else None,
                     gather=self.runtime.gather if self.runtime.world > 1 else None,
                 )
                 for name, value in read(passes).items():

@@ -26,6 +26,11 @@ class Seeds:
     augmentation: int = 0
     sampling: int = 0
 
+    def __post_init__(self) -> None:
+        negative = [f"{name}={value}" for name, value in self.as_dict().items() if value < 0]
+        if negative:
+            raise ConfigError(f"Seeds are whole numbers from 0: {', '.join(negative)}.")
+
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
 
@@ -36,7 +41,7 @@ class Runtime:
     Parameters
     ----------
     device
-        ``"auto"`` (what Accelerate finds), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        ``"auto"`` (what Accelerate finds), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
     precision
         ``"fp32"`` or ``"bf16"`` for the backbone's passes; statistics and heads stay in float32 and float64.
 
@@ -57,6 +62,10 @@ class Runtime:
             raise ConfigError(
                 f"Device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'."
             ) from error
+        if self.device.type not in ("cpu", "cuda", "xpu"):
+            raise ConfigError(
+                f"Device {device!r} cannot be used: statistics are kept in float64, which it does not have. Use 'cpu'."
+            )
         self.precision = precision
 
     @property

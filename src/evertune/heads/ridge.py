@@ -78,7 +78,8 @@ class RidgeHead(Growing):
         fit, held = fit.to(features.device), held.to(features.device)
         grid = options.grid
         if options.relative:
-            energy = float(project(features[:CHUNK], projection).square().sum(1).mean())
+            parts = torch.split(features, CHUNK)
+            energy = sum(float(project(part, projection).square().sum()) for part in parts) / len(features)
             grid = tuple(energy * value for value in grid)
         return select_ridge(features, labels, grid, fit, held, lambda f: project(f, projection)).strength
 

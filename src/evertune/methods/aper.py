@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import PrototypeHead
-from evertune.methods.first_session import EVERTUNE, FirstSession, TuningConfig
+from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession, TuningConfig
 from evertune.methods.method import Batch, Collect, Generators, Phase, TaskInfo, register
 from evertune.tuning import Tuning
 
@@ -24,7 +24,7 @@ class APERConfig(TuningConfig):
         "evertune": EVERTUNE,
         "paper": {},
         "paper-imagenet-r": {"epochs": 10, "rate": 0.05, "batch_size": 16, "weight_decay": 5e-3},
-        "released": {"decay": "all"},
+        "released": {"decay": "all", "tuning_by_kind": ZERO_PROMPTS},
     }
 
 

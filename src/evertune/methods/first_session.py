@@ -27,7 +27,7 @@ class TuningConfig(Config):
     tuning_options: dict[str, Any] = option({}, "options of the tuning")  # noqa: RUF009
     epochs: int = option(20, "epochs in the first session")
     batch_size: int = option(48, "images per step")
-    optimizer: Literal["sgd", "adam"] = option("sgd", "sgd (with momentum) or adam")
+    optimizer: Literal["sgd", "adam"] = option("sgd", "sgd (with momentum), or adam with decoupled decay")
     rate: float = option(0.01, "learning rate at the start")
     momentum: float = option(0.9, "momentum of sgd")
     weight_decay: float = option(5e-4, "weight decay")
@@ -58,6 +58,9 @@ class TuningConfig(Config):
         }
         return Recipe(**values | changes)
 
+
+ZERO_PROMPTS = {"vpt": {"init": "zeros"}}
+"""Released code starts prompts at zero, where all tokens of a block stay one (T9)."""
 
 EVERTUNE: dict[str, Any] = {
     "tuning": "lora",

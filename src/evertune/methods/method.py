@@ -48,7 +48,7 @@ class Recipe:
     """How an :class:`Optimise` phase descends.
 
     ``decay`` is ``"all"`` or ``"matrices"`` (vectors, scales and biases do not decay). ``schedule`` is ``"cosine"``
-    (stepped once per epoch, to ``min_rate`` after ``horizon`` epochs, which are ``epochs`` unless given) or
+    (stepped once per epoch, to 0 after ``horizon`` epochs, which are ``epochs`` unless given) or
     ``"constant"``.
     """
 
@@ -61,14 +61,13 @@ class Recipe:
     decay: str = "all"
     schedule: str = "cosine"
     horizon: int | None = None
-    min_rate: float = 0.0
 
     def rate_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         if self.schedule == "constant":
             return self.rate
         phase = torch.tensor(torch.pi * epoch / (self.horizon or self.epochs), dtype=torch.float64)
-        return self.min_rate + (self.rate - self.min_rate) * (1 + float(phase.cos())) / 2
+        return self.rate * (1 + float(phase.cos())) / 2
 
 
 @dataclass(frozen=True)

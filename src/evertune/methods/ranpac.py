@@ -13,13 +13,23 @@ from torch import Tensor
 from evertune.backbones import Passes, Shape
 from evertune.heads import RidgeHead, RidgeOptions, cosine_logits, project, random_projection
 from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE, FirstSession, TuningConfig
+from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession, TuningConfig
 from evertune.methods.method import Batch, Collect, Generators, Phase, Solve, TaskInfo, register
 from evertune.statistics import Gram, TaskFeatures
 from evertune.tuning import Tuning
 
 RIDGE: dict[str, Any] = {"features": 2000, "ridge_scale": "energy", "ridge_low": -6, "ridge_high": 1}
 """The ridge part of the ``evertune`` presets."""
+
+
+RELEASED: dict[str, Any] = {
+    "ridge_low": -8,
+    "ridge_scale": "none",
+    "ridge_split": "shuffled",
+    "decay": "all",
+    "tuning_by_kind": ZERO_PROMPTS,
+}
+"""What the released code does otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +76,8 @@ class RanPACConfig(RidgeConfig):
     presets = {  # noqa: RUF012
         "evertune": EVERTUNE | RIDGE,
         "paper": {"ridge_low": -8},
-        "pilot": {
-            "ridge_low": -8,
-            "ridge_scale": "none",
-            "ridge_split": "shuffled",
-            "decay": "all",
-            "scoring": "cosine",
-        },
-        "released": {"ridge_low": -8, "ridge_scale": "none", "ridge_split": "shuffled", "decay": "all"},
+        "pilot": RELEASED | {"scoring": "cosine"},
+        "released": RELEASED,
     }
 
 

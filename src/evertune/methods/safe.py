@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from evertune.backbones import Passes, Shape
 from evertune.heads import CosineHead, RidgeHead, project, random_projection
 from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE
+from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS
 from evertune.methods.losses import aggregate, alignment, cross_classification, transfer
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
 from evertune.methods.ranpac import RIDGE, RidgeConfig
@@ -29,7 +29,7 @@ IMAGENET_A: dict[str, Any] = {
 }  # fmt: skip
 RELEASED: dict[str, Any] = {
     "new_rows": "zeros", "statistics": "shared", "inference_scale": "trained", "cos_reduction": "sum",
-    "ridge_scale": "none", "ridge_split": "shuffled", "decay": "all",
+    "ridge_scale": "none", "ridge_split": "shuffled", "decay": "all", "tuning_by_kind": ZERO_PROMPTS,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from evertune.errors import ConfigError, DataError
-from evertune.streams.decode import SUFFIXES, find_problem
+from evertune.streams.decode import SUFFIXES, decode, find_problem
 from evertune.streams.files import FileSource, Store, Zip, check_path
 
 INDEX = "index.csv"
@@ -202,13 +202,20 @@ def _check_unique(files: Iterable[str], where: str) -> None:
 
 
 def _check_files(layout: Layout, skip_bad: bool) -> Layout:
-    """Leave out, or refuse, what is not an image."""
+    """Leave out, or refuse, what is not an image.
+
+    Headers and checksums are looked at in any case, which costs little. Whoever asks to go on without bad files also
+    has every file decoded once, since a picture cut in its middle would otherwise stop a run in a later task.
+    """
     store = layout.store
     good, bad = [], list(layout.skipped)
     for example in layout.examples:
         try:
             with store.open(example.file) as stream:
                 problem = find_problem(stream)
+                if skip_bad and not problem:
+                    stream.seek(0)
+                    decode(stream, store.describe(example.file))
         except DataError as error:
             problem = str(error)
         if problem:

@@ -26,6 +26,8 @@ def unlabelled(images: Images) -> Source:
     if isinstance(images, Source):
         return images
     if isinstance(images, np.ndarray):
+        if images.dtype.kind == "f" and images.size and images.max() > 1:
+            raise DataError("Images of floating-point numbers must lie in [0, 1] here; divide by 255, or give uint8.")
         return ArraySource(images, np.zeros(len(images), dtype=np.int64), name="images")
     if isinstance(images, str | os.PathLike | Image.Image):
         raise DataError(f"One image is a list of one: give [{images!r}].")
@@ -48,7 +50,12 @@ class Pictures(Source):
     def load(self, index: int) -> Image.Image:
         item = self.items[index]
         if isinstance(item, Image.Image):
-            return to_rgb(item)
+            if 0 in item.size:
+                raise DataError(f"image {index} has no pixels (its size is {item.width} x {item.height}).")
+            try:
+                return to_rgb(item)
+            except (DataError, ValueError) as error:
+                raise DataError(f"image {index} cannot be used: {error}") from error
         try:
             with Path(item).open("rb") as file:
                 return decode(file, str(item))

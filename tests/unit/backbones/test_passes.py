@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from evertune.backbones import Passes, TimmViT, digest
@@ -184,3 +185,11 @@ def test_low_precision_gives_float32_features_and_gradients(make_model: Any, kin
     exact = vit(images, tuning.eval()).detach()
     torch.testing.assert_close(Passes(vit, images)(tuning).detach(), exact)
     assert (passes(tuning) - exact).norm() < 0.2 * exact.norm()
+
+
+def test_a_process_may_have_no_row_of_a_batch() -> None:
+    """With more processes than rows in the last batch a part is empty, and must pass all the same."""
+    torch.manual_seed(0)
+    vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=0)
+    model = TimmViT(vit, "tiny")
+    assert model(torch.zeros(0, 3, 32, 32)).shape == (0, 48)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from evertune import Learner, Stream
+from evertune import Learner, Stream, run
 from evertune.backbones import TimmViT
 from evertune.engine import Engine, Runtime, Seeds
 from evertune.engine.cache import FeatureCache
@@ -115,11 +115,11 @@ def test_evaluation_passes_each_image_once_through_a_frozen_branch(
     calls = []
     read = tiny.read
     monkeypatch.setattr(tiny, "read", lambda *a: calls.append(1) or read(*a))
-    first = learner.scores(stream[0].test)
+    first = learner.engine.scores(learner.method, stream[0].test, remember=True)["prototypes"]
     assert len(calls) == 1
     learner.learn(stream[1])
     calls.clear()
-    again = learner.scores(stream[0].test)
+    again = learner.engine.scores(learner.method, stream[0].test, remember=True)["prototypes"]
     assert calls == []
     torch.testing.assert_close(first, again[:, :3], atol=1e-6, rtol=0)
 
@@ -167,3 +167,26 @@ def _domain(source: ArraySource) -> Any:
     from evertune import Task
 
     return Task(2, "again", source, kind="domain")
+
+
+def test_only_evaluation_is_remembered(tiny: TimmViT, blobs: Data) -> None:
+    learner = Learner("simple_cil", tiny, progress=False)
+    stream = Stream.class_incremental(*blobs, first=3, increment=3)
+    result = run(stream, learner)
+    held = {data for _, data in learner.engine.cache._stored}
+    assert result.references and held == {task.test.digest for task in stream}
+    learner.predict(blobs[1].x)
+    assert {data for _, data in learner.engine.cache._stored} == held
+
+
+def test_training_leaves_no_gradients(tiny: TimmViT, blobs: Data) -> None:
+    learner = Learner("safe", tiny, preset="paper", **FAST)
+    learner.learn(Stream.class_incremental(*blobs, first=3, increment=3)[0])
+    assert all(p.grad is None for p in learner.method.parameters())
+
+
+def test_seeds_and_devices_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="augmentation=-1"):
+        Seeds(augmentation=-1)
+    with pytest.raises(ConfigError, match="float64"):
+        Runtime("meta")

@@ -152,3 +152,13 @@ def test_the_cosine_schedule_is_torch_s(horizon: int | None) -> None:
 
 def test_a_constant_schedule() -> None:
     assert Recipe(epochs=3, batch_size=1, rate=0.2, schedule="constant").rate_at(2) == 0.2
+
+
+@pytest.mark.parametrize("name", ["aper", "ranpac", "safe"])
+def test_released_prompts_start_at_zero_whatever_the_kind_of_the_preset(name: str) -> None:
+    """T9 is part of every released preset, but only means something to VPT."""
+    make = get_method(name).config_type.make
+    assert make("released", tuning="vpt").tuning_options["init"] == "zeros"
+    assert make("released", tuning="vpt", **{"tuning.init": "random"}).tuning_options["init"] == "random"
+    assert make("paper", tuning="vpt").tuning_options["init"] == "random"
+    assert "init" not in make("released").tuning_options
