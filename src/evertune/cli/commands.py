@@ -65,8 +65,8 @@ def stoppable(remedy: str) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """One line on stderr, in our name."""
-    typer.echo(f"evertune: {' '.join(text.split())}", err=True)
+    """A message on stderr, in our name; a list of files keeps its lines."""
+    typer.echo(f"evertune: {text}", err=True)
 
 
 def _shown(others: Any) -> Any:
