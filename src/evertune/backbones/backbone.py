@@ -69,6 +69,14 @@ class BlockSites:
         """Extra keys and values [B or 1, H, P, d], put in front, in the space after the projections."""
         return None
 
+    def context(self) -> Tensor | None:
+        """Tokens [P, D], the same for every sample, that the block's attention reads but does not answer.
+
+        They pass the block's own first norm and its key and value maps. It is what appending tokens on the way in and
+        dropping them on the way out computes, without carrying them through queries, output map and MLP.
+        """
+        return None
+
     def attended(self, y: Tensor) -> Tensor:
         """The attention's output before its residual."""
         return y
@@ -108,6 +116,10 @@ class Backbone(nn.Module, ABC):
         self.requires_grad_(False)
         return self.train(False)
 
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode whatever is asked: a frozen model has no training behaviour."""
         return super().train(False)
@@ -126,6 +138,16 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def read(self, tokens: Tensor, tuning: Sites | None) -> Tensor:
         """What the last block gave to the feature [B, L], as the library pools it (CLS, average, attention)."""
+
+    @abstractmethod
+    def weight(self, block: int, name: str) -> Tensor:
+        """The frozen linear map ``q``, ``k``, ``v``, ``o``, ``fc1`` or ``fc2`` of a block, [out, in]: a view.
+
+        Raises
+        ------
+        BackboneError
+            There is no such block or map.
+        """
 
     def forward(self, images: Tensor, tuning: Sites | None = None) -> Tensor:
         """Images [B, 3, S, S] in [0, 1] to features [B, L]."""

@@ -24,11 +24,24 @@ class Branch(Sites, Protocol):
     def fingerprint(self) -> str: ...
 
 
-class Memory(Protocol):
-    """Remembers features of frozen branches by example."""
+class Slots(Protocol):
+    """Tunings by number; ``mixes`` says whether ``select(ids)`` can serve a batch whose images differ in theirs."""
 
-    def get(self, branch: str) -> Tensor | None: ...
-    def put(self, branch: str, features: Tensor) -> None: ...
+    @property
+    def mixes(self) -> bool: ...
+    def __getitem__(self, slot: int) -> Branch: ...
+    def select(self, ids: Tensor) -> Branch: ...
+
+
+class Memory(Protocol):
+    """Remembers features of frozen branches by the rows of the batch: (features [B, L], known [B])."""
+
+    def get(self, branch: str) -> tuple[Tensor, Tensor] | None: ...
+    def put(self, branch: str, features: Tensor, rows: Tensor) -> None: ...
+
+
+BUCKET = 16
+"""Images of a batch that must share a slot to be passed as a batch of their own; a mixed pass costs less below."""
 
 
 class Passes:
@@ -46,14 +59,19 @@ class Passes:
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
         memory: Memory | None = None,
         gather: Callable[[Tensor], Tensor] | None = None,
+        part: Callable[[Tensor], Tensor] | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         self.backbone = backbone
+        self.rows = rows
+        """Which rows of the data set these are [B], where that is known."""
         self.forwards = 0
         """Backbone passes run so far, for tests and cost reports."""
         self._images = images
         self._precision = precision
         self._memory = memory
         self._gather = gather
+        self._part = part
         self._features: dict[int, Tensor] = {}
         self._tokens: dict[int, Tensor] = {}
         self._kept: list[Branch] = []  # holds the tunings so that their ids stay theirs
@@ -66,19 +84,62 @@ class Passes:
             return known
         memory = self._memory if frozen else None
         name = "" if memory is None else "plain" if tuning is None else tuning.fingerprint()
-        features = None if memory is None else memory.get(name)
-        if features is None:
+        remembered = None if memory is None else memory.get(name)
+        if remembered is not None and remembered[1].all():
+            features = remembered[0]
+        else:
             features = self._compute(tuning, trained)
             if self._gather is not None:
                 features = self._gather(features)
             if memory is not None:
-                memory.put(name, features)
+                memory.put(name, features, torch.arange(len(features)))
         self._features[id(tuning)] = features
         if tuning is not None:
             self._kept.append(tuning)
         return features
 
-    def _compute(self, tuning: Branch | None, trained: bool) -> Tensor:
+    def routed(self, slots: Slots, ids: Tensor) -> Tensor:
+        """The feature [B, L] (float32) of each image under its own frozen tuning ``slots[ids[i]]``, without a graph.
+
+        Images that share a slot with enough others of the batch are passed as a batch of their own, the rest in one
+        mixed pass; remembered images are not passed again. An image's feature is the same either way.
+        """
+        ids = ids.cpu()
+        missing = torch.ones(len(ids), dtype=torch.bool)
+        features = torch.zeros(len(ids), self.backbone.shape.width, device=self.backbone.device)
+        names = {slot: slots[slot].fingerprint() for slot in torch.unique(ids).tolist()} if self._memory else {}
+        for slot, name in names.items():
+            remembered = self._memory.get(name) if self._memory else None
+            if remembered is not None:
+                rows = ((ids == slot) & remembered[1]).nonzero()[:, 0]
+                features[rows], missing[rows] = remembered[0][rows], False
+        if missing.any():
+            fresh = self._route(slots, ids, missing)
+            features[missing] = fresh[missing]
+            for slot, name in names.items():
+                rows = ((ids == slot) & missing).nonzero()[:, 0]
+                if self._memory and len(rows):
+                    self._memory.put(name, features[rows], rows)
+        return features
+
+    def _route(self, slots: Slots, ids: Tensor, missing: Tensor) -> Tensor:
+        """Features [B, L] of the ``missing`` images; the others' rows are empty."""
+        if self._part is not None:
+            ids, missing = self._part(ids), self._part(missing)
+        features = torch.zeros(len(ids), self.backbone.shape.width, device=self.backbone.device)
+        scattered = missing.clone()
+        for slot in torch.unique(ids[missing]).tolist():
+            rows = (missing & (ids == slot)).nonzero()[:, 0]
+            if len(rows) >= BUCKET or not slots.mixes:
+                features[rows] = self._compute(slots[slot], False, rows)
+                scattered[rows] = False
+        if scattered.any():
+            rows = scattered.nonzero()[:, 0]
+            features[rows] = self._compute(slots.select(ids[rows]), False, rows)
+        return features if self._gather is None else self._gather(features)
+
+    def _compute(self, tuning: Branch | None, trained: bool, rows: Tensor | None = None) -> Tensor:
+        """The feature of the images, or of some ``rows`` of them."""
         self.forwards += 1
         depth = self.backbone.shape.depth
         # Where gradients are on, a trained branch may follow and reuse the tokens: inference mode would forbid that.
@@ -86,11 +147,12 @@ class Passes:
         with self._precision():
             if tuning is not None and tuning.tunes_embedding:
                 with nullcontext() if trained else no_graph():
-                    tokens, at = self.backbone.embed(self.images, tuning), 0
+                    tokens, at = self.backbone.embed(self.images if rows is None else self.images[rows], tuning), 0
             else:
                 upto = depth - 1 if tuning is None else min(tuning.first_block, depth - 1)
                 with no_graph():
                     tokens, at = self._shared(upto, tuning)
+                    tokens = tokens if rows is None or len(rows) == len(tokens) else tokens[rows]
                 if trained and tokens.is_inference():  # made while gradients were off
                     tokens = tokens.clone()
             with nullcontext() if trained else no_graph():

@@ -114,6 +114,18 @@ class TimmViT(Backbone):
             x = tuning.normed("norm", x)
         return self.vit.forward_head(x, pre_logits=True)
 
+    def weight(self, block: int, name: str) -> Tensor:
+        if not 0 <= block < self.shape.depth or name not in ("q", "k", "v", "o", "fc1", "fc2"):
+            raise BackboneError(
+                f"{self.identity.name} has no weight {name!r} in block {block}: it has q, k, v, o, fc1 and fc2 in "
+                f"blocks 0 to {self.shape.depth - 1}."
+            )
+        inside = cast(Block, self.vit.blocks[block])
+        attn, mlp = cast(Attention, inside.attn), cast(Mlp, inside.mlp)
+        if name in ("q", "k", "v"):
+            return attn.qkv.weight.view(3, attn.num_heads * attn.head_dim, -1)["qkv".index(name)]
+        return {"o": attn.proj, "fc1": mlp.fc1, "fc2": mlp.fc2}[name].weight
+
 
 IDENTITY = BlockSites()
 
@@ -123,7 +135,9 @@ def _block(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tenso
     query, output projection and MLP of one; nothing after the attention mixes tokens, so the answer is exact."""
     x = sites.tokens_in(x)
     h = sites.normed("norm1", block.norm1(x))
-    y = sites.attended(_attention(cast(Attention, block.attn), h, sites, cls))
+    context = sites.context()
+    beyond = None if context is None else block.norm1(context)
+    y = sites.attended(_attention(cast(Attention, block.attn), h, sites, cls, beyond))
     x = (x if cls is None else x[:, cls : cls + 1]) + block.ls1(y)
     into_mlp, residual = sites.between(x) if cls is None else (x, x)
     y = block.ls2(_mlp(cast(Mlp, block.mlp), sites.normed("norm2", block.norm2(into_mlp)), sites))
@@ -132,7 +146,7 @@ def _block(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tenso
     return sites.tokens_out(out) if cls is None else out
 
 
-def _attention(attn: Attention, x: Tensor, sites: BlockSites, cls: int | None) -> Tensor:
+def _attention(attn: Attention, x: Tensor, sites: BlockSites, cls: int | None, context: Tensor | None = None) -> Tensor:
     batch, _, _ = x.shape
     inner = attn.num_heads * attn.head_dim
     asked = x if cls is None else x[:, cls : cls + 1]
@@ -148,6 +162,12 @@ def _attention(attn: Attention, x: Tensor, sites: BlockSites, cls: int | None) -
     extra = sites.prefix()
     if extra is not None:  # in key and value space: [B or 1, H, P, d], after the projections and norms
         k, v = (torch.cat([p.expand(batch, -1, -1, -1), t], dim=2) for p, t in zip(extra, (k, v), strict=True))
+    if context is not None:
+        both = F.linear(context, attn.qkv.weight[inner:], None if attn.qkv.bias is None else attn.qkv.bias[inner:])
+        keys, values = (
+            t.view(1, len(context), attn.num_heads, attn.head_dim).transpose(1, 2) for t in both.chunk(2, dim=-1)
+        )
+        k, v = (torch.cat([t, c.expand(batch, -1, -1, -1)], dim=2) for t, c in ((k, attn.k_norm(keys)), (v, values)))
     y = _softmax_attention(q, k, v) if _slow_attention(x) else F.scaled_dot_product_attention(q, k, v)
     y = y.transpose(1, 2).reshape(batch, q.shape[2], inner)
     y = attn.norm(y) if hasattr(attn, "norm") else y

@@ -1,8 +1,13 @@
 """What is trained beside the frozen weights."""
 
 from evertune.tuning.adapter import Adapter
+from evertune.tuning.bank import Bank
 from evertune.tuning.lora import LoRA
 from evertune.tuning.make import TUNINGS, make_tuning, parse_blocks, tuning_options, validate_tuning
+from evertune.tuning.merge import merged
+from evertune.tuning.prefix import Prefix
+from evertune.tuning.prompt import Prompt
+from evertune.tuning.sequential import SequentialAdapter
 from evertune.tuning.ssf import SSF
 from evertune.tuning.tuning import BlockTuning, Tuning
 from evertune.tuning.vpt import VPT
@@ -12,10 +17,15 @@ __all__ = [
     "TUNINGS",
     "VPT",
     "Adapter",
+    "Bank",
     "BlockTuning",
     "LoRA",
+    "Prefix",
+    "Prompt",
+    "SequentialAdapter",
     "Tuning",
     "make_tuning",
+    "merged",
     "parse_blocks",
     "tuning_options",
     "validate_tuning",

@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Sequence
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from evertune.backbones import Shape
 from evertune.errors import ConfigError
-from evertune.tuning.tuning import BlockTuning, Tuning, uniform
+from evertune.tuning.tuning import BlockTuning, Tuning, add_product, per_sample, uniform
+
+Factors = nn.ParameterDict | dict[str, Tensor]
 
 
 class LoRABlock(BlockTuning):
-    """y + s · x A B for each target; A is [in, r], B is [r, out]."""
+    """y + s · x A B for each target; A is [in, r], B is [r, out], or one of each per sample."""
 
-    def __init__(
-        self, width: int, rank: int, scale: float, bound: float, targets: str, generator: torch.Generator
-    ) -> None:
+    def __init__(self, a: Factors, b: Factors, scale: float) -> None:
         super().__init__()
-        self.scale = scale
-        self.a = nn.ParameterDict({t: uniform((width, rank), bound, generator) for t in targets})
-        self.b = nn.ParameterDict({t: nn.Parameter(torch.zeros(rank, width)) for t in targets})
+        self.a, self.b, self.scale = a, b, scale
+
+    @classmethod
+    def mixed(cls, blocks: Sequence[Self], rows: Tensor) -> Self:
+        a = {name: per_sample([block.a[name] for block in blocks], rows) for name in blocks[0].a}
+        b = {name: per_sample([block.b[name] for block in blocks], rows) for name in blocks[0].b}
+        return cls(a, b, blocks[0].scale)
 
     def project(self, x: Tensor, name: str, y: Tensor) -> Tensor:
         if name not in self.a:
             return y
-        return cast(Tensor, y + (x @ self.a[name]) @ (self.b[name] * self.scale))
+        return add_product(y, x @ self.a[name], self.b[name], self.scale)
+
+    def delta(self) -> dict[str, Tensor]:
+        """ΔW = s (A B)ᵀ of each target, [out, in]: what this block adds to the frozen weight."""
+        return {name: cast(Tensor, self.scale * (self.a[name] @ self.b[name]).T) for name in self.a}
+
+    @torch.no_grad()
+    def blend(self, others: Sequence[LoRABlock], weight: float) -> None:
+        """ΔW ← (1 − m) ΔW + m · mean of the others' ΔW, for m = ``weight``, brought back to rank r.
+
+        The nearest matrix of rank r is the truncated SVD U S Vᵀ of A B; it is divided evenly: A = U √S, B = √S Vᵀ.
+        All blocks have the same s, which therefore drops out.
+        """
+        for name in self.a:
+            a, b = self.a[name], self.b[name]
+            left = torch.cat([other.a[name] for other in others], dim=1).double()
+            right = torch.cat([other.b[name] for other in others], dim=0).double()
+            target = (1 - weight) * (a.double() @ b.double()) + weight / len(others) * (left @ right)
+            u, s, vh = torch.linalg.svd(target, full_matrices=False)
+            rank = len(b)
+            root = s[:rank].sqrt()
+            a.copy_(u[:, :rank] * root)
+            b.copy_(root[:, None] * vh[:rank])
 
 
 class LoRA(Tuning):
@@ -46,6 +72,7 @@ class LoRA(Tuning):
     """
 
     kind = "lora"
+    mixes = True
 
     def __init__(
         self,
@@ -67,4 +94,6 @@ class LoRA(Tuning):
             raise ConfigError(f"lora: init {init!r} does not exist; choose 'lora' (1/√D) or 'wide' (1/√r).")
         bound = 1 / math.sqrt(shape.width if init == "lora" else rank)
         for i in self.indices:
-            self.blocks[str(i)] = LoRABlock(shape.width, rank, alpha / rank, bound, targets, generator)
+            a = nn.ParameterDict({t: uniform((shape.width, rank), bound, generator) for t in targets})
+            b = nn.ParameterDict({t: nn.Parameter(torch.zeros(rank, shape.width)) for t in targets})
+            self.blocks[str(i)] = LoRABlock(a, b, alpha / rank)

@@ -13,11 +13,14 @@ from evertune.backbones import Shape
 from evertune.errors import ConfigError, nearest
 from evertune.tuning.adapter import Adapter
 from evertune.tuning.lora import LoRA
+from evertune.tuning.prefix import Prefix
+from evertune.tuning.prompt import Prompt
+from evertune.tuning.sequential import SequentialAdapter
 from evertune.tuning.ssf import SSF
 from evertune.tuning.tuning import Tuning
 from evertune.tuning.vpt import VPT
 
-TUNINGS: dict[str, type[Tuning]] = {t.kind: t for t in (Adapter, LoRA, SSF, VPT)}
+TUNINGS: dict[str, type[Tuning]] = {t.kind: t for t in (Adapter, LoRA, Prefix, Prompt, SequentialAdapter, SSF, VPT)}
 
 
 def tuning_options(kind: str) -> dict[str, Any]:

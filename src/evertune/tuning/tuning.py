@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Self, cast
 
 import torch
@@ -15,6 +15,15 @@ from evertune.errors import ConfigError
 
 class BlockTuning(BlockSites, nn.Module):
     """A tuning's part in one block: trainable parameters, and some of the sites overridden."""
+
+    @classmethod
+    def mixed(cls, blocks: Sequence[Self], rows: Tensor) -> Self:
+        """One block for a batch whose sample b is steered as by ``blocks[rows[b]]``; only where :attr:`Tuning.mixes`.
+
+        It holds no parameters but a tensor of values per sample, made by :func:`per_sample`; gradients reach the
+        blocks they came from.
+        """
+        raise ConfigError(f"{cls.__name__} cannot steer the samples of one batch differently: pass each part alone.")
 
 
 class Tuning(nn.Module):
@@ -38,6 +47,8 @@ class Tuning(nn.Module):
     prepended: int = 0
     tunes_embedding: bool = False
     kind: ClassVar[str] = ""
+    mixes: ClassVar[bool] = False
+    """Whether one pass can serve samples with different tunings of this kind."""
 
     def __init__(self, shape: Shape, blocks: Iterable[int], **settings: float) -> None:
         super().__init__()
@@ -67,6 +78,7 @@ class Tuning(nn.Module):
     def freeze(self) -> Self:
         """No more gradients and no more dropout, for good."""
         self.requires_grad_(False)
+        self.zero_grad()  # an optimiser that still has these parameters would move them by the gradient left over
         return self.eval()
 
     @property
@@ -90,3 +102,19 @@ def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) ->
 def normal(shape: tuple[int, ...], mean: float, std: float, generator: torch.Generator) -> nn.Parameter:
     """A parameter drawn from N(mean, std²)."""
     return nn.Parameter(torch.randn(shape, generator=generator) * std + mean)
+
+
+def per_sample(values: Iterable[Tensor], rows: Tensor) -> Tensor:
+    """[B, ...]: for sample b the value number ``rows[b]``. Differentiable."""
+    stacked = torch.stack(list(values))
+    return stacked.index_select(0, rows.to(stacked.device))
+
+
+def add_product(y: Tensor, x: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
+    """y + s · x W for tokens y [B, N, out] and x [B, N, in]; W is [in, out], or [B, in, out]: one per sample.
+
+    The sum is made inside the matrix product: y is read once and no product is stored.
+    """
+    if weight.ndim == 3:
+        return torch.baddbmm(y, x, weight, alpha=scale)
+    return torch.addmm(y.flatten(0, 1), x.flatten(0, 1), weight, alpha=scale).view_as(y)

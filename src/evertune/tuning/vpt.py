@@ -12,8 +12,19 @@ from evertune.errors import ConfigError
 from evertune.tuning.tuning import BlockTuning, Tuning, normal
 
 
-class PromptBlock(BlockTuning):
-    """Appends its own prompts [P, D] on the way in and drops the last ``drops`` tokens on the way out."""
+class DeepPrompts(BlockTuning):
+    """Prompts [P, D] of one block alone: what they turn into is dropped after it, so they are read and not answered."""
+
+    def __init__(self, prompts: nn.Parameter) -> None:
+        super().__init__()
+        self.prompts = prompts
+
+    def context(self) -> Tensor:
+        return self.prompts
+
+
+class ShallowPrompts(BlockTuning):
+    """Appends prompts [P, D], if it has any, on the way in and drops the last ``drops`` tokens on the way out."""
 
     def __init__(self, prompts: nn.Parameter | None, drops: int) -> None:
         super().__init__()
@@ -65,7 +76,9 @@ class VPT(Tuning):
             raise ConfigError("vpt: shallow prompts pass through neighbouring blocks; give a range such as '0-11'.")
         std = 0.02 if init == "random" else 0.0
         for i in self.indices:
-            enters, leaves = deep or i == self.indices[0], deep or i == self.indices[-1]
-            drawn = normal((prompts, shape.width), 0.0, std, generator) if enters else None
-            if drawn is not None or leaves:
-                self.blocks[str(i)] = PromptBlock(drawn, prompts if leaves else 0)
+            first, last = i == self.indices[0], i == self.indices[-1]
+            drawn = normal((prompts, shape.width), 0.0, std, generator) if deep or first else None
+            if deep and drawn is not None:
+                self.blocks[str(i)] = DeepPrompts(drawn)
+            elif drawn is not None or last:
+                self.blocks[str(i)] = ShallowPrompts(drawn, prompts if last else 0)

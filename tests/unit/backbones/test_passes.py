@@ -40,9 +40,17 @@ def calls(vit: TimmViT) -> Iterator[Counter[str]]:
         handle.remove()
 
 
-class Remembered(dict[str, Tensor]):
-    def put(self, branch: str, features: Tensor) -> None:
-        self[branch] = features
+class Remembered(dict[str, tuple[Tensor, Tensor]]):
+    """Features and which of their rows are known, by branch."""
+
+    def put(self, branch: str, features: Tensor, rows: Tensor) -> None:
+        size = max(int(rows.max()) + 1, len(self[branch][1]) if branch in self else 0)
+        whole, known = torch.zeros(size, features.shape[1]), torch.zeros(size, dtype=torch.bool)
+        if branch in self:
+            old = self[branch]
+            whole[: len(old[0])], known[: len(old[1])] = old
+        whole[rows], known[rows] = features, True
+        self[branch] = whole, known
 
 
 def test_asking_twice_costs_once(vit: TimmViT, images: Tensor, calls: Counter[str]) -> None:
@@ -169,7 +177,7 @@ def test_images_are_made_once_and_late(vit: TimmViT, images: Tensor) -> None:
 def test_features_of_all_processes_are_gathered(vit: TimmViT, images: Tensor) -> None:
     memory = Remembered()
     passes = Passes(vit, images, gather=lambda t: torch.cat([t, t]), memory=memory)
-    assert len(passes()) == len(memory["plain"]) == 2 * len(images)
+    assert len(passes()) == len(memory["plain"][0]) == 2 * len(images)
 
 
 @pytest.mark.parametrize("kind", ["adapter", "lora", "ssf", "vpt"])

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import pytest
-import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,29 +33,16 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("ssf", {}),
     ("vpt", {"deep": True}),
     ("vpt", {"deep": False}),
+    ("sequential_adapter", {}),
+    ("prefix", {"length": 3}),
+    ("prompt", {"length": 3}),
 ]
-kinds = pytest.mark.parametrize(("kind", "options"), KINDS, ids=["adapter", "lora", "ssf", "vpt-deep", "vpt-shallow"])
+IDS = ["adapter", "lora", "ssf", "vpt-deep", "vpt-shallow", "sequential", "prefix", "prompt"]
+kinds = pytest.mark.parametrize(("kind", "options"), KINDS, ids=IDS)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def vit() -> TimmViT:
-    model = timm.create_model(
-        "vit_tiny_patch16_224", pretrained=False, depth=3, embed_dim=32, num_heads=2, img_size=32, patch_size=8
-    )
-    generator = seeded(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return TimmViT(model.double(), "small", preprocessing="unit")
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.rand(4, 3, 32, 32, generator=seeded(2), dtype=torch.float64)
 
 
 def fresh(vit: TimmViT, kind: str, **options: Any) -> Tuning:
@@ -82,8 +68,11 @@ def shaken(tuning: Tuning, seed: int = 9) -> Tuning:
         ("ssf", {}, 205_824),
         ("vpt", {"deep": True}, 46_080),
         ("vpt", {"deep": False}, 3_840),
-        ("lora", {"rank": 5, "targets": "kv", "blocks": "0-4"}, 76_800),
         ("adapter", {"bottleneck": 16}, 304_320),
+        *[("lora", {"rank": r, "blocks": "0-4"}, n) for r, n in ((4, 61_440), (5, 76_800), (8, 122_880))],
+        *[("sequential_adapter", {"bottleneck": r, "blocks": "0-4"}, n) for r, n in ((5, 42_265), (8, 65_320))],
+        ("prefix", {"length": 20, "blocks": "0-4"}, 153_600),
+        ("prompt", {"length": 20, "blocks": "0-4"}, 76_800),
     ],
 )
 def test_trainable_parameters_of_a_vit_b(kind: str, options: dict[str, Any], count: int) -> None:
@@ -91,17 +80,20 @@ def test_trainable_parameters_of_a_vit_b(kind: str, options: dict[str, Any], cou
     assert sum(p.numel() for p in tuning.parameters() if p.requires_grad) == count
 
 
-@pytest.mark.parametrize("kind", ["adapter", "lora"])
+@pytest.mark.parametrize("kind", ["adapter", "lora", "sequential_adapter"])
 def test_identity_at_the_start(vit: TimmViT, images: Tensor, kind: str) -> None:
     torch.testing.assert_close(vit(images, fresh(vit, kind).eval()), vit(images), rtol=0, atol=1e-12)
 
 
-def test_an_adapter_of_scale_zero_is_the_plain_model_even_trained(vit: TimmViT, images: Tensor) -> None:
-    adapter = shaken(fresh(vit, "adapter", scale=0.0)).eval()
+@pytest.mark.parametrize("kind", ["adapter", "sequential_adapter"])
+def test_an_adapter_of_scale_zero_is_the_plain_model_even_trained(vit: TimmViT, images: Tensor, kind: str) -> None:
+    adapter = shaken(fresh(vit, kind, scale=0.0)).eval()
     torch.testing.assert_close(vit(images, adapter), vit(images), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("ssf", {}), ("vpt", {}), ("vpt", {"init": "zeros"})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("ssf", {}), ("vpt", {}), ("vpt", {"init": "zeros"}), ("prefix", {}), ("prompt", {})]
+)
 def test_the_others_do_not_start_at_the_plain_model(
     vit: TimmViT, images: Tensor, kind: str, options: dict[str, Any]
 ) -> None:
@@ -134,6 +126,16 @@ def test_the_starts_have_the_laws_of_the_papers() -> None:
     assert ssf.mean().item() == pytest.approx(1, abs=1e-3) and ssf.std().item() == pytest.approx(0.02, rel=0.02)
     prompts = torch.cat([p.flatten() for p in make_tuning("vpt", VIT_B, seeded()).parameters()])
     assert prompts.std().item() == pytest.approx(0.02, rel=0.02)
+    for init, fan in (("wide", 5), ("usual", 768)):  # Kaiming-normal with a = √5
+        blocks = make_tuning("sequential_adapter", VIT_B, seeded(), init=init).blocks.values()
+        down = torch.cat([block.down_weight for block in blocks])
+        assert down.std().item() == pytest.approx(1 / math.sqrt(3 * fan), rel=0.02)
+        assert not any(getattr(b, n).any() for b in blocks for n in ("down_bias", "up_weight", "up_bias"))
+    for kind in ("prefix", "prompt"):
+        for bound in (1.0, 0.25):
+            drawn = torch.cat([p.flatten() for p in make_tuning(kind, VIT_B, seeded(), bound=bound).parameters()])
+            assert 0.99 * bound < drawn.abs().max() <= bound
+            assert drawn.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
 # -- training --------------------------------------------------------------------------------------------------------
@@ -168,6 +170,19 @@ def test_a_frozen_tuning_stays_so(kind: str, options: dict[str, Any]) -> None:
     assert not tuning.frozen and tuning.train().training
     tuning.freeze().train()
     assert tuning.frozen and not any(m.training for m in tuning.modules())
+
+
+def test_a_frozen_tuning_has_no_gradient_left_to_move_it(vit: TimmViT, images: Tensor) -> None:
+    tuning = shaken(fresh(vit, "lora"))
+    optimizer = torch.optim.AdamW(tuning.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(2):  # momentum, too
+        vit(images, tuning).square().sum().backward()
+        optimizer.step()
+    kept = tuning.freeze().fingerprint()
+    for to_none in (False, True):
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=to_none)
+    assert tuning.fingerprint() == kept
 
 
 # -- each kind -------------------------------------------------------------------------------------------------------
@@ -261,7 +276,42 @@ def test_deep_prompts_leave_after_each_block_shallow_ones_after_the_last(vit: Ti
 
 def test_one_block_is_the_same_deep_and_shallow(vit: TimmViT, images: Tensor) -> None:
     deep, shallow = (fresh(vit, "vpt", deep=d, blocks="1") for d in (True, False))
-    assert torch.equal(vit(images, deep), vit(images, shallow))
+    torch.testing.assert_close(vit(images, deep), vit(images, shallow), rtol=0, atol=1e-12)
+
+
+def test_a_sequential_adapter_acts_behind_the_attention(vit: TimmViT) -> None:
+    block = shaken(fresh(vit, "sequential_adapter", bottleneck=3, scale=0.5)).block(1)
+    assert block is not None
+    o = torch.randn(2, 5, 32, generator=seeded(), dtype=torch.float64)
+    hidden = (o @ block.down_weight + block.down_bias).clamp(min=0)
+    torch.testing.assert_close(block.attended(o), o + 0.5 * (hidden @ block.up_weight + block.up_bias))
+
+
+def test_prefixes_are_keys_and_values_of_each_head(vit: TimmViT) -> None:
+    """Against a block written out for one image, one head at a time."""
+    prefix = fresh(vit, "prefix", length=3)
+    part, block = prefix.block(0), vit.vit.blocks[0]
+    assert part is not None
+    x = torch.randn(1, 7, 32, generator=seeded(), dtype=torch.float64)
+    q, k, v = block.attn.qkv(block.norm1(x))[0].chunk(3, dim=1)
+    heads = []
+    for columns in (slice(0, 16), slice(16, 32)):
+        keys = torch.cat([part.key[:, columns], k[:, columns]])
+        values = torch.cat([part.value[:, columns], v[:, columns]])
+        heads.append((q[:, columns] @ keys.T / 4).softmax(1) @ values)
+    after = x + block.attn.proj(torch.cat(heads, dim=1))
+    torch.testing.assert_close(vit.run(x, prefix, 0, 1), after + block.mlp(block.norm2(after)))
+
+
+@pytest.mark.parametrize("blocks", ["2", "0-1", "0,2", "0-2"])
+def test_kept_prompts_against_the_librarys_blocks(vit: TimmViT, images: Tensor, blocks: str) -> None:
+    prompt = fresh(vit, "prompt", length=2, blocks=blocks)
+    x = vit.embed(images)
+    for i, block in enumerate(vit.vit.blocks):
+        part = prompt.block(i)
+        x = block(x if part is None else torch.cat([part.prompts.expand(4, -1, -1), x], dim=1))
+    assert x.shape[1] == vit.shape.tokens + prompt.prepended
+    torch.testing.assert_close(vit(images, prompt), vit.vit.norm(x)[:, prompt.prepended], rtol=0, atol=1e-11)
 
 
 # -- all kinds -------------------------------------------------------------------------------------------------------
@@ -278,7 +328,7 @@ def test_state_makes_an_equal_tuning(vit: TimmViT, images: Tensor, kind: str, op
 
 
 def test_constants_that_change_features_change_the_fingerprint() -> None:
-    for kind, name in (("adapter", "scale"), ("lora", "alpha")):
+    for kind, name in (("adapter", "scale"), ("lora", "alpha"), ("sequential_adapter", "scale")):
         one, two = (make_tuning(kind, VIT_B, seeded(), **{name: v}).fingerprint() for v in (0.5, 2.0))
         assert one != two
     first, second = (make_tuning("vpt", VIT_B, seeded(), blocks=b).fingerprint() for b in ("0", "1"))
@@ -308,7 +358,7 @@ def test_a_plain_block_tuning_is_the_identity_at_every_site() -> None:
 
 
 def test_options_by_kind() -> None:
-    assert set(TUNINGS) == {"adapter", "lora", "ssf", "vpt"}
+    assert set(TUNINGS) == {"adapter", "lora", "prefix", "prompt", "sequential_adapter", "ssf", "vpt"}
     assert tuning_options("lora") == {"rank": 5, "alpha": 1.0, "targets": "kv", "init": "lora"}
     assert tuning_options("vpt") == {"prompts": 5, "deep": True, "init": "random"}
     validate_tuning("ssf", {"std": 0.1})
@@ -330,6 +380,12 @@ def test_options_by_kind() -> None:
         ("vpt", {"prompts": 0}, "prompts=0 must be at least 1"),
         ("vpt", {"init": "ones"}, "init 'ones' does not exist; choose 'random' or 'zeros'"),
         ("vpt", {"deep": False, "blocks": "0,2"}, "shallow prompts pass through neighbouring blocks"),
+        ("sequential_adapter", {"bottleneck": 0}, "bottleneck=0 must be at least 1"),
+        ("sequential_adapter", {"init": "lora"}, "init 'lora' does not exist; choose 'wide'"),
+        ("prefix", {"length": 0}, "prefix: length=0 must be at least 1"),
+        ("prefix", {"bound": 0.0}, "prefix: bound=0.0 must be above 0"),
+        ("prompt", {"length": -1}, "prompt: length=-1 must be at least 1"),
+        ("prompt", {"bound": math.nan}, "prompt: bound=nan must be above 0 and finite"),
         ("ssf", {"blocks": "10-13"}, r"ssf: blocks \[12, 13\] asked for, the backbone has blocks 0 to 11"),
         ("ssf", {"blocks": "5-2"}, r"blocks \(none\) asked for"),
         ("ssf", {"blocks": "first"}, "blocks='first' is not understood: write 'all', '0-4' or '0,2,5-7'"),
