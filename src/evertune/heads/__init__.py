@@ -1,16 +1,22 @@
 """From a feature to class scores; every head grows with the classes seen."""
 
+from evertune.heads.align import align
 from evertune.heads.cosine import CosineHead, cosine_logits
+from evertune.heads.groups import by_group
 from evertune.heads.linear import LinearHead
+from evertune.heads.mlp import MLPHead
 from evertune.heads.prototype import PrototypeHead
 from evertune.heads.ridge import RidgeHead, RidgeOptions, project, random_projection
 
 __all__ = [
     "CosineHead",
     "LinearHead",
+    "MLPHead",
     "PrototypeHead",
     "RidgeHead",
     "RidgeOptions",
+    "align",
+    "by_group",
     "cosine_logits",
     "project",
     "random_projection",

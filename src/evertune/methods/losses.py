@@ -1,12 +1,16 @@
-"""Losses of SAFE as pure functions (SAFE spec §6.2, §6.3). Shapes: features [B, L], weights [K, L], labels [B]."""
+"""Losses as pure functions: of SAFE (SAFE spec §6.2, §6.3, §6.5), and HiDe-PET's contrastive regulariser (HiDe-PET spec
+§7.2, §16.4). Shapes: features [B, L], weights [K, L], labels [B]."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from evertune.heads import cosine_logits
+from evertune.statistics import CHUNK
 
 
 def transfer(slow: Tensor, plain: Tensor, *, per_feature: bool = False) -> tuple[Tensor, Tensor]:
@@ -59,3 +63,40 @@ def aggregate(*logits: Tensor, gamma: float) -> Tensor:
     """Σ_learners α · z: logits mixed sample by sample, the more certain learner counting more."""
     weights = entropy_weights(*logits, gamma=gamma)
     return (weights[:, :, None] * torch.stack(logits)).sum(0)
+
+
+def contrastive(features: Tensor, centres: Tensor, constant: Tensor, *, tau: float = 0.8) -> Tensor:
+    """InfoNCE over M = [μ_1 … μ_K; h_1 … h_B], each row its own positive: the mean over K + B rows of CE(M Mᵀ/τ, row).
+
+    Neither normalised nor aware of labels: a hard margin on products, zero unless one comes near a row's own. The
+    ``centres`` μ [K, L] of earlier classes are constants, and ``constant`` [K] is :func:`centre_constants` of them, so
+    that only products with the batch are computed. Own products are subtracted first: float32 then bears thousands.
+    """
+    similarity = features @ features.T / tau
+    own = similarity.diagonal()[:, None]
+    if not len(centres):
+        return (similarity - own).logsumexp(1).mean()
+    centres = centres.detach().to(features)
+    crossed = features @ centres.T / tau
+    rows = (torch.cat([crossed, similarity], 1) - own).logsumexp(1)
+    pulled = (crossed - centres.square().sum(1) / tau).logsumexp(0)
+    return torch.cat([torch.logaddexp(constant.to(features), pulled), rows]).mean()
+
+
+def centre_constants(centres: Tensor, tau: float = 0.8) -> Tensor:
+    """log Σ_j exp((μ_k·μ_j − μ_k·μ_k)/τ) of each centre [K, L], [K]: its row of the loss, were there no batch."""
+    exact = centres.detach().double()
+    parts = []
+    for rows in torch.split(exact, CHUNK):
+        own = rows.square().sum(1, keepdim=True)
+        parts.append(((rows @ exact.T - own) / tau).logsumexp(1))
+    return torch.cat(parts).to(centres.dtype)
+
+
+def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Cross-entropy over the columns of a task's ``classes`` alone (HiDe-PET spec §7.1); ``logits`` [B, C] are those.
+
+    Leaving the other columns out has the value and the gradient of setting them to −∞, and cannot turn into
+    not-a-number under mixed precision (trap 9).
+    """
+    return F.cross_entropy(logits, torch.searchsorted(torch.tensor(classes, device=labels.device), labels))

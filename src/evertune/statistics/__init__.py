@@ -1,9 +1,23 @@
 """What is kept instead of data."""
 
+from evertune.statistics.distance import Match, TaskCentroids
 from evertune.statistics.features import TaskFeatures
+from evertune.statistics.gaussian import ClassGaussians
 from evertune.statistics.gram import CHUNK, Gram, Selection, select_ridge
 from evertune.statistics.growing import Growing
 from evertune.statistics.means import ClassMeans
 from evertune.statistics.splits import holdout
 
-__all__ = ["CHUNK", "ClassMeans", "Gram", "Growing", "Selection", "TaskFeatures", "holdout", "select_ridge"]
+__all__ = [
+    "CHUNK",
+    "ClassGaussians",
+    "ClassMeans",
+    "Gram",
+    "Growing",
+    "Match",
+    "Selection",
+    "TaskCentroids",
+    "TaskFeatures",
+    "holdout",
+    "select_ridge",
+]

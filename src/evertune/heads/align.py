@@ -1,0 +1,77 @@
+"""Training a head alone, on features drawn from what is remembered of all classes (HiDe-PET spec §10.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from evertune.errors import TrainingError
+
+
+def cosine_rate(rate: float, epoch: int, epochs: int) -> float:
+    """``rate`` at epoch 0, falling along half a cosine that would reach 0 at ``epochs``."""
+    return rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def align(
+    head: nn.Module,
+    draw: Callable[[int], tuple[Tensor, Tensor]],
+    *,
+    epochs: int,
+    steps: int,
+    batch: int,
+    rate: float,
+    momentum: float = 0.9,
+) -> list[float]:
+    """Minimise the cross-entropy of ``head`` over all its classes on drawn features; the mean loss of each epoch.
+
+    Parameters
+    ----------
+    head
+        From features [B, L] to logits [B, K]. Trained whether or not its parameters are frozen at the time: they stay
+        so, and gain no gradient, since it is copies of them that descend.
+    draw
+        Called once per epoch for ``steps * batch`` features [n, L] with targets [n] below K, in random order; each
+        mini-batch is the next ``batch`` of them.
+    steps, batch
+        As released, C_{t−1} (the classes of earlier tasks) and 5 times the batch size of training; without a step
+        there is nothing to do.
+    rate, momentum
+        Of SGD without weight decay; the rate follows :func:`cosine_rate`.
+
+    Raises
+    ------
+    TrainingError
+        The loss became infinite or not a number; the head is as it was.
+    """
+    if not steps:
+        return []
+    losses = []
+    with torch.enable_grad():
+        weights = {name: p.detach().clone().requires_grad_() for name, p in head.named_parameters()}
+        optimizer = torch.optim.SGD(weights.values(), lr=rate, momentum=momentum)
+        for epoch in range(epochs):
+            optimizer.param_groups[0]["lr"] = cosine_rate(rate, epoch, epochs)
+            features, targets = draw(steps * batch)
+            total = torch.zeros((), device=features.device)
+            for x, y in zip(torch.split(features, batch), torch.split(targets, batch), strict=True):
+                loss = F.cross_entropy(functional_call(head, weights, (x,)), y)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                total += loss.detach()
+            losses.append(float(total) / steps)
+            if not math.isfinite(losses[-1]):
+                raise TrainingError(
+                    f"Alignment of the head diverged in epoch {epoch + 1}: its loss is {losses[-1]}. "
+                    f"Lower its rate ({rate})."
+                )
+    with torch.no_grad():
+        for name, p in head.named_parameters():
+            p.copy_(weights[name])
+    return losses

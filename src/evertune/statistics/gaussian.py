@@ -1,0 +1,300 @@
+"""Gaussians kept of classes instead of their data, to draw features from again (HiDe-PET spec §8)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from evertune.errors import ConfigError, TrainingError, nearest
+from evertune.statistics.growing import Growing
+
+JITTER = 1e-4
+"""Variance added in every direction, once: when a class is stored, or with clusters when they are drawn from."""
+
+SPREADS: dict[str, tuple[str, ...]] = {
+    "centroids": ("variances",),
+    "covariance": ("covariances",),
+    "variance": ("diagonals",),
+    "lowrank": ("factors", "diagonals"),
+}
+"""The buffers each mode keeps beside the means; they tell whose a stored state is."""
+
+
+class ClassGaussians(Growing):
+    """Features of classes as Gaussians: one *entry* per class and task, so that a class keeps its domains apart.
+
+    Parameters
+    ----------
+    mode
+        ``"centroids"``: clusters of k-means, N(μ_k, diag(v_k) + 1e-4 I) with population variances v_k.
+        ``"covariance"``: N(μ, Σ) with Σ = unbiased sample covariance + 1e-4 I.
+        ``"variance"``: N(μ, diag Σ).
+        ``"lowrank"``, ours: N(μ, F Fᵀ + D), with F the leading eigenvectors of the sample covariance times the roots of
+        their eigenvalues, and D diagonal such that the diagonal is exactly that of Σ. (rank + 2) L numbers per entry.
+    centroids
+        Clusters per entry; a class with fewer distinct samples has one cluster for each.
+    rank
+        Columns of F.
+
+    Notes
+    -----
+    Features have width L; E entries consist of M components, which are clusters, or one for each entry.
+
+    ==========================  ==================================================================================
+    entry_class, entry_task     [E] class and task index
+    means, counts, owner        [M, L] and [M] mean, number of samples and entry of each component
+    live                        [M] whether it is drawn from
+    variances                   [M, L] "centroids", without the 1e-4
+    covariances                 [E, L, L] "covariance"
+    diagonals                   [E, L] "variance", "lowrank" (of D)
+    factors                     [E, L, min(rank, L)] "lowrank"
+    ==========================  ==================================================================================
+
+    A cluster without variance (a single sample, or copies of one) is a centre but not drawn from, as released; where
+    an entry has no other, all its clusters are drawn from, so that no class is ever absent. The covariance of one
+    sample is 1e-4 I.
+
+    Raises
+    ------
+    ConfigError
+        Unknown mode, or ``centroids`` or ``rank`` below 1; on loading, a state of another mode.
+    """
+
+    entry_class: Tensor
+    entry_task: Tensor
+    means: Tensor
+    counts: Tensor
+    owner: Tensor
+    live: Tensor
+    variances: Tensor
+    covariances: Tensor
+    diagonals: Tensor
+    factors: Tensor
+
+    def __init__(self, mode: str = "centroids", *, centroids: int = 10, rank: int = 10) -> None:
+        super().__init__()
+        if mode not in SPREADS:
+            raise ConfigError(f"No statistics mode is called {mode!r}. {nearest(mode, SPREADS)}")
+        if centroids < 1 or rank < 1:
+            raise ConfigError(f"Statistics need at least 1: centroids={centroids}, rank={rank}.")
+        self.mode, self.centroids, self.rank = mode, centroids, rank
+        for name in ("entry_class", "entry_task", "counts", "owner"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.long))
+        self.register_buffer("live", torch.zeros(0, dtype=torch.bool))
+        for name in ("means", *SPREADS[mode]):
+            self.register_buffer(name, torch.zeros(0, 0))
+        self._roots = torch.zeros(0, 0, 0)  # of the covariances; derived, so no state
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def fit(self, features: Tensor, labels: Tensor, task: int, generator: torch.Generator) -> None:
+        """Add an entry for each class of ``labels`` [N], in ascending order, from its rows of ``features`` [N, L].
+
+        Moments are computed in float64 and kept in float32. The generator seeds k-means.
+
+        Raises
+        ------
+        TrainingError
+            Features of a class hold NaN or infinity; nothing was added.
+        """
+        features, labels = features.detach().double(), labels.to(features.device)
+        added: list[dict[str, Tensor]] = []
+        for c in torch.unique(labels).tolist():
+            rows = features[labels == c]
+            if not rows.isfinite().all():
+                raise TrainingError(
+                    f"The features of class {c} hold NaN or infinity, so nothing can be kept of it: the tuning has "
+                    "diverged; lower its rate."
+                )
+            entry = self._entry(rows, generator)
+            owner = torch.full_like(entry["counts"], self.entries + len(added))
+            place = {"entry_class": torch.tensor([c]), "entry_task": torch.tensor([task]), "owner": owner}
+            added.append(place | entry)
+        for name in added[0] if added else ():
+            own = getattr(self, name)
+            new = torch.cat([entry[name] for entry in added]).to(own)
+            setattr(self, name, torch.cat([own, new]) if len(own) else new)
+
+    def _entry(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The components of one entry with samples ``rows`` [n, L], by the name of their buffer."""
+        if self.mode == "centroids":
+            means, variances, counts = moments(rows, clusters(rows, self.centroids, generator))
+            live = (variances > 0).any(1)
+            return {"means": means, "variances": variances, "counts": counts, "live": live if live.any() else ~live}
+        mean, deviations = _centred(rows)
+        scaled = deviations / max(len(rows) - 1, 1) ** 0.5
+        variance = scaled.square().sum(0) + JITTER
+        one = {"means": mean[None], "counts": torch.tensor([len(rows)]), "live": torch.tensor([True])}
+        if self.mode == "variance":
+            return one | {"diagonals": variance[None]}
+        covariance = scaled.T @ scaled
+        if self.mode == "covariance":
+            covariance.diagonal().add_(JITTER)
+            return one | {"covariances": covariance[None]}
+        factors = _principal(covariance, self.rank)
+        rest = (variance - factors.square().sum(1)).clamp_min(JITTER)  # never less, but for rounding
+        return one | {"factors": factors[None], "diagonals": rest[None]}
+
+    # -- drawing -----------------------------------------------------------------------------------------------------
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``n`` independent draws: features [n, L] and the entries [n] they are of.
+
+        Every live component is equally likely, so a class counts by its live clusters: what shuffling equally many
+        draws of each and using the first ``n`` comes to (spec §8.3). All devices get the same draws.
+
+        Raises
+        ------
+        TrainingError
+            Nothing was fitted yet, or a covariance is not positive definite (names the class).
+        """
+        if not self.entries:
+            raise TrainingError("There are no class statistics to draw from: fit the features of a task first.")
+        live = self.live.nonzero()[:, 0]
+        choice = torch.randint(len(live), (n,), generator=generator)
+        component = live[choice.to(live.device)]
+        entry = self.owner[component]
+        return self.means[component] + self._deviations(component, entry, generator), entry
+
+    def _deviations(self, component: Tensor, entry: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws [n, L] from N(0, Σ) of each component [n]."""
+        width = self.means.shape[1]
+
+        def normal(columns: int) -> Tensor:
+            return torch.randn(len(entry), columns, generator=generator).to(self.means)
+
+        match self.mode:
+            case "centroids":
+                return normal(width) * (self.variances + JITTER).sqrt()[component]
+            case "covariance":
+                return _coloured(normal(width), entry, self._cholesky())
+            case "variance":
+                return normal(width) * self.diagonals.sqrt()[entry]
+            case _:
+                shared = _coloured(normal(self.factors.shape[2]), entry, self.factors)
+                return shared + normal(width) * self.diagonals.sqrt()[entry]
+
+    def _cholesky(self) -> Tensor:
+        """Factors [E, L, L] of the covariances, each computed once and remembered."""
+        roots = self._roots.to(self.covariances)
+        if len(roots) < self.entries:
+            fresh = torch.stack([self._root(e) for e in range(len(roots), self.entries)]).to(roots)
+            roots = torch.cat([roots, fresh]) if len(roots) else fresh
+        self._roots = roots
+        return roots
+
+    def _root(self, entry: int) -> Tensor:
+        """The Cholesky factor [L, L] in float64 of an entry's covariance.
+
+        Rounding to float32 may outweigh the 1e-4 where some variances are in the thousands; then ten times as much is
+        added until it suffices, but never more than the mean variance, which would be another distribution.
+        """
+        covariance = self.covariances[entry].to(torch.float64, copy=True)
+        jitter, limit = JITTER, float(covariance.diagonal().mean())
+        root, failed = torch.linalg.cholesky_ex(covariance)
+        while failed.item() and jitter <= limit:
+            covariance.diagonal().add_(jitter)
+            root, failed = torch.linalg.cholesky_ex(covariance)
+            jitter *= 10
+        if failed.item():
+            raise TrainingError(
+                f"The covariance kept of class {int(self.entry_class[entry])} is not positive definite, so nothing can "
+                "be drawn from it: its state is damaged; go on from the last good one."
+            )
+        return cast(Tensor, root)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def entries(self) -> int:
+        return len(self.entry_class)
+
+    @property
+    def centres(self) -> Tensor:
+        """All means [M, L], also of clusters that are not drawn from."""
+        return self.means
+
+    def classes_of(self, entry: Tensor) -> Tensor:
+        """Class indices [n] of entries [n]."""
+        return self.entry_class[entry]
+
+    def tasks_of(self, entry: Tensor) -> Tensor:
+        """Task indices [n] of entries [n]."""
+        return self.entry_task[entry]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored state."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    @property
+    def nbytes_per_class(self) -> float:
+        """Mean over the classes seen, 0 before the first."""
+        return self.nbytes / max(len(torch.unique(self.entry_class)), 1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        every = {name for names in SPREADS.values() for name in names}
+        stored = {name for name in every if prefix + name in state_dict}
+        mode = next((mode for mode, names in SPREADS.items() if set(names) == stored), self.mode)
+        if mode != self.mode:
+            raise ConfigError(
+                f"The stored class statistics are of mode {mode!r}, these of mode {self.mode!r}, and neither can be "
+                f"made of the other: load with the mode {mode!r}."
+            )
+        self._roots = torch.zeros(0, 0, 0)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def clusters(features: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """The cluster [N] of each row of ``features`` [N, L] by k-means: k-means++ starts, the best of 10, Euclidean.
+
+    Where there are at most ``k`` distinct rows, each is a cluster of its own.
+    """
+    from sklearn.cluster import KMeans  # takes most of a second to import
+
+    distinct, own = torch.unique(features, dim=0, return_inverse=True)
+    if len(distinct) <= k:
+        return cast(Tensor, own)
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    labels = KMeans(k, n_init=10, random_state=seed).fit_predict(features.cpu().numpy())
+    return torch.as_tensor(labels, dtype=torch.long, device=features.device)
+
+
+def moments(features: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means [K, L], population variances [K, L] and sizes [K] of the clusters that ``assignment`` [N] names."""
+    means, variances, sizes = [], [], []
+    for cluster in torch.unique(assignment):
+        mean, deviations = _centred(features[assignment == cluster])
+        means.append(mean)
+        variances.append(deviations.square().mean(0))
+        sizes.append(len(deviations))
+    return torch.stack(means), torch.stack(variances), torch.tensor(sizes)
+
+
+def _centred(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean [L] of ``rows`` [n, L], and their deviations from it, which are exactly 0 where all rows are equal."""
+    shifted = rows - rows[0]
+    shift = shifted.mean(0)
+    return rows[0] + shift, shifted - shift
+
+
+def _principal(covariance: Tensor, rank: int) -> Tensor:
+    """F [L, min(rank, L)]: F Fᵀ is the best approximation of that rank to the covariance [L, L]."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return cast(Tensor, vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt())
+
+
+def _coloured(noise: Tensor, entry: Tensor, roots: Tensor) -> Tensor:
+    """A z [n, L] for each z of ``noise`` [n, q], with A [L, q] the one in ``roots`` [E, L, q] of its entry.
+
+    Draws of one entry stand together, filled up to the most any entry has: one batched product.
+    """
+    counts = entry.bincount(minlength=len(roots))
+    order = entry.argsort(stable=True)
+    place = torch.empty_like(entry)
+    place[order] = torch.arange(len(entry), device=entry.device) - (counts.cumsum(0) - counts)[entry[order]]
+    padded = noise.new_zeros(len(roots), int(counts.max()), noise.shape[1])
+    padded[entry, place] = noise
+    return (padded @ roots.mT)[entry, place]
