@@ -48,6 +48,48 @@ FOLLOW: dict[str, dict[str, Any]] = {
     )
 }  # fmt: skip
 
+PLAIN: dict[str, Any] = {
+    "tuning": "lora", "tuning.rank": 4, "tuning.targets": "kv", "tuning.init": "wide", "blocks": "0-4",
+    "batch_size": 48, "epochs": 5, "rate": 5e-3, "schedule": "constant", "contrastive": 0.01, "ensemble": 0.1,
+    "shared": "fsa_sl", "shared_epochs": 5, "shared_follow_epochs": "none", "shared_rate": 5e-3, "slow": 0.1,
+    "start": "previous", "statistics": "centroids", "combine": "none", "align_rate": 0.005, "align_scale": "none",
+}  # fmt: skip
+"""HiDe-PET as its CIFAR-100 files have it, at a batch of 48."""
+TOGETHER: dict[str, Any] = {
+    "shared": "fsa", "shared_epochs": 10, "shared_follow_epochs": 0, "start": "shared", "statistics": "lowrank"
+}  # fmt: skip
+HIDE: dict[str, dict[str, Any]] = {
+    name: PLAIN | changes
+    for name, changes in {
+        "as published": {},
+        "first 3 blocks, qkv": {
+            "blocks": "0-2", "tuning.rank": 5, "tuning.alpha": 5.0, "tuning.targets": "qkv", "tuning.init": "lora"
+        },
+        "all blocks": {"blocks": "all"},
+        "cosine schedules": {"schedule": "cosine", "shared_schedule": "cosine"},
+        "g once": {"shared": "fsa"},
+        "g freely": {"shared": "sequential"},
+        "e from g": {"start": "shared"},
+        "e at 2e-3": {"rate": 2e-3},
+        "e at 1e-3": {"rate": 1e-3},
+        "g 10 epochs first": {"shared_epochs": 10, "shared_follow_epochs": 5},
+        "covariance": {"statistics": "covariance"},
+        "lowrank": {"statistics": "lowrank"},
+        "combined": {"combine": "mean"},
+        "together": TOGETHER,
+        "together, combined": TOGETHER | {"combine": "mean"},
+        "together, e at 1e-2": TOGETHER | {"rate": 1e-2},
+        "together, all blocks": TOGETHER | {"blocks": "all"},
+        "together, e 10 epochs": TOGETHER | {"epochs": 10},
+        "together, e at 1e-3": TOGETHER | {"rate": 1e-3},
+        "together, covariance": TOGETHER | {"statistics": "covariance"},
+        "together, align by energy": TOGETHER | {"align_rate": 12.5, "align_scale": "energy"},
+    }.items()
+}  # fmt: skip
+
+
+STAGES = {"first": ("ranpac", FIRST, (5, 5)), "follow": ("safe", FOLLOW, (4, 3)), "hide": ("hide_pet", HIDE, (4, 3))}
+
 
 def pseudo_stream(train: Source, classes: tuple[str, ...], sizes: tuple[int, int], per_class: int, turn: int) -> Stream:
     """The first task's training data as a small stream; ``turn`` rotates which classes come first."""
@@ -85,7 +127,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=10, help="classes of the first task")
     parser.add_argument("--order-seed", type=int, default=1993)
     parser.add_argument("--train-per-class", type=int, default=100)
-    parser.add_argument("--stage", choices=("first", "follow"), default="first")
+    parser.add_argument("--stage", choices=STAGES, default="first")
     parser.add_argument("--only", default="", help="candidates whose name contains this")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--precision", default="bf16")
@@ -96,7 +138,7 @@ def main() -> None:
         train, None, first=a.first, increment=a.first, order_seed=a.order_seed, train_per_class=a.train_per_class
     )[0].classes
     backbone = load_backbone(a.backbone, weights=a.weights, input_size=a.input_size, preprocessing=a.preprocessing)
-    method, candidates, sizes = ("ranpac", FIRST, (5, 5)) if a.stage == "first" else ("safe", FOLLOW, (4, 3))
+    method, candidates, sizes = STAGES[a.stage]
     streams = [pseudo_stream(train, classes, sizes, a.train_per_class, turn) for turn in range(a.turns)]
     table = {}
     for name, options in candidates.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import evertune
-from evertune.backbones import Backbone, load_backbone
+from evertune.backbones import Backbone, Passes, load_backbone
 from evertune.engine import Engine, PhaseReport, Runtime, Seeds, read_json, read_tensors, write_json, write_tensors
 from evertune.errors import ConfigError, DataError, StorageError, StreamError
 from evertune.methods import TaskInfo, make_method
@@ -21,6 +21,9 @@ from evertune.streams import Source, Task, TestView, TrainView
 from evertune.streams.unlabelled import Images, unlabelled
 
 FORMAT = 1
+
+Told = str | int | Sequence[str | int] | None
+"""A task identity given to a prediction: by name or number, for all images or for each."""
 
 
 class Learner:
@@ -156,6 +159,7 @@ class Learner:
                 "task": task.name,
                 "kind": task.kind,
                 "new_classes": list(new),
+                "classes": sorted(names, key=position.__getitem__),
                 "examples": len(task.train),
                 "seconds": round(sum(r.seconds for r in reports), 3),
                 "evertune": evertune.__version__,
@@ -184,28 +188,62 @@ class Learner:
 
     # -- prediction --------------------------------------------------------------------------------------------------
 
-    def scores(self, images: Images) -> Tensor:
+    def scores(self, images: Images, task: Told = None) -> Tensor:
         """Scores [N, K] over ``self.classes``, on the CPU.
 
         ``images``: paths, PIL images, an array ([N, H, W], [N, H, W, 3] …, uint8 or float), or a source. The scores of
-        an image do not depend on the others.
+        an image do not depend on the others. If the ``task`` of the images is known (task-incremental learning), its
+        name or number, or one for each image: classes of other tasks get −∞.
         """
-        return next(iter(self._parts(images).values()))
+        source = self._readable(images)
+        if task is None:
+            return next(iter(self.engine.scores(self.method, source).values()))
+        numbers = self._task_numbers(task, len(source))
+        told = self.engine.compute(
+            source, self.method.branches, lambda passes: {"told": self.method.told(passes, numbers[passes.rows])}
+        )["told"]
+        return told.masked_fill(~self._classes_of_tasks()[numbers], -torch.inf)
 
-    def predict(self, images: Images) -> list[str]:
-        """The most likely class name of each image."""
-        return [self.classes[i] for i in self.scores(images).argmax(1).tolist()]
+    def predict(self, images: Images, task: Told = None) -> list[str]:
+        """The most likely class name of each image; ``task`` as in :meth:`scores`."""
+        return [self.classes[i] for i in self.scores(images, task).argmax(1).tolist()]
 
-    def _parts(self, images: Images, remember: bool = False) -> dict[str, Tensor]:
+    def _readable(self, images: Images) -> Source:
         if not self.classes:
             raise StreamError("This learner has learned nothing yet: call learn(task) first.")
         source = unlabelled(images)
         if not len(source):
             raise DataError(f"{source.name}: there are no images.")
-        return self.engine.scores(self.method, source, remember=remember)
+        return source
 
-    def evaluate(self, test: Source) -> dict[str, tuple[int, int]]:
+    def _task_numbers(self, task: str | int | Sequence[str | int], images: int) -> Tensor:
+        """The number of the task of each image, [N]."""
+        given = [task] * images if isinstance(task, str | int) else list(task)
+        if len(given) != images:
+            raise StreamError(f"There are {images} images and {len(given)} task identities: give one, or one for each.")
+        names = {entry["task"]: number for number, entry in enumerate(self.history)}
+        for one in given:
+            if one not in names and not (isinstance(one, int) and 0 <= one < len(self.history)):
+                raise StreamError(
+                    f"No task is called {one!r}: {len(self.history)} were learned, {', '.join(list(names)[:10])}; give "
+                    f"one of these names or a number from 0 to {len(self.history) - 1}."
+                )
+        return torch.tensor([one if isinstance(one, int) else names[one] for one in given])
+
+    def _classes_of_tasks(self) -> Tensor:
+        """Which classes occurred in which task, [T, K]."""
+        position = {name: i for i, name in enumerate(self.classes)}
+        belongs = torch.zeros(len(self.history), len(self.classes), dtype=torch.bool)
+        for number, entry in enumerate(self.history):
+            belongs[number, [position[name] for name in entry.get("classes", entry["new_classes"])]] = True
+        return belongs
+
+    def evaluate(self, test: Source, task: int | None = None) -> dict[str, tuple[int, int]]:
         """(correct, total) by part (the first is the method's answer) over all of ``test``, without task identity.
+
+        If the number of the ``task`` the examples belong to is given and the method infers it, what lies between the
+        two is measured beside: ``router`` (the task was found), ``oracle`` (the class was found when the task is told,
+        among all classes) and ``within task`` (among the task's). These never enter the answer.
 
         Raises
         ------
@@ -218,12 +256,25 @@ class Learner:
                 f"{test.name} holds classes that were never learned: {', '.join(unknown[:10])}. "
                 "Learn them or leave them out."
             )
+        source = self._readable(test)
         position = {name: i for i, name in enumerate(self.classes)}
         truth = torch.tensor([position.get(name, -1) for name in test.classes])[torch.as_tensor(test.labels)]
-        return {
-            name: (int((s.argmax(1) == truth).sum()), len(truth))
-            for name, s in self._parts(test, remember=True).items()
-        }
+
+        def read(passes: Passes) -> dict[str, Tensor]:
+            parts = self.method.scores(passes)
+            tasks = None if task is None else self.method.identify(passes)
+            if task is not None and tasks is not None:
+                told = self.method.told(passes, torch.full_like(tasks, task))
+                elsewhere = ~self._classes_of_tasks()[task].to(told.device)
+                parts |= {"oracle": told, "within task": told.masked_fill(elsewhere, -torch.inf), "router": tasks}
+            return parts
+
+        parts = self.engine.compute(source, self.method.branches, read, remember=True)
+        inferred = parts.pop("router", None)
+        correct = {name: int((scores.argmax(1) == truth).sum()) for name, scores in parts.items()}
+        if inferred is not None:
+            correct["router"] = int(torch.eq(inferred, task or 0).sum())
+        return {name: (count, len(truth)) for name, count in correct.items()}
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 

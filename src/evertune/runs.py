@@ -81,7 +81,7 @@ def run(
         for j in range(t + 1):
             test = stream[j].test
             assert test is not None
-            for part, (correct, total) in learner.evaluate(test).items():
+            for part, (correct, total) in learner.evaluate(test, task=j).items():
                 if not matrix.parts:
                     matrix = AccuracyMatrix(primary=part)
                 matrix.record(t, j, correct, total, part=part, name=stream[j].name)

@@ -92,7 +92,7 @@ class Engine:
     ) -> tuple[int, dict[str, float]]:
         recipe = phase.recipe
         parameters = [p for p in phase.parameters() if p.requires_grad]
-        optimizer = make_optimizer(parameters, recipe)
+        optimizer = make_optimizer(parameters, recipe, phase.slowed())
         method.train()
         means: dict[str, float] = {}
         steps = -(-len(source) // recipe.batch_size)
@@ -102,7 +102,7 @@ class Engine:
             torch.manual_seed(int(np.random.SeedSequence((*seed, self.runtime.rank)).generate_state(1)[0]))
             for epoch in range(recipe.epochs):
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.rate_at(epoch)
+                    group["lr"] = recipe.rate_at(epoch, group["factor"])
                 sums: dict[str, Tensor] = {}
                 for step, batch in enumerate(
                     self._batches(source, self.train_view, recipe.batch_size, indices, seed=seed, epoch=epoch)
@@ -113,6 +113,8 @@ class Engine:
                         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
                     whole = min(recipe.batch_size, len(source) - step * recipe.batch_size)
                     self.runtime.average_gradients(parameters, len(batch.labels) / whole)
+                    if recipe.clip is not None:
+                        nn.utils.clip_grad_norm_(parameters, recipe.clip)
                     optimizer.step()
                     for name, term in terms.items():
                         sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term.detach()
@@ -199,24 +201,23 @@ class Engine:
         names = ["plain" if t is None else t.fingerprint() for t in branches if t is None or t.frozen]
         data = source.digest if remember else ""
         cached = remember and len(names) == len(branches) and all(self.cache.holds(name, data) for name in names)
-        writer = self.cache.writer(data)
+        spread = self.runtime.world > 1
         parts: dict[str, list[Tensor]] = {}
         with torch.no_grad(), self._bar("evaluation", len(source)) as bar:
             for start, images in self._test_images(source, cached):
                 stop = min(start + self.eval_batch, len(source))
-                view = self.cache.view(data, start, stop)
                 passes = Passes(
                     self.backbone,
                     images,
                     precision=self.runtime.autocast,
-                    memory=view if remember else None,
-                    gather=self.runtime.gather if self.runtime.world > 1 else None,
+                    memory=self.cache.view(data, start, stop, len(source)) if remember else None,
+                    gather=self.runtime.gather if spread else None,
+                    part=self.runtime.part if spread else None,
+                    rows=torch.arange(start, stop),
                 )
                 for name, value in read(passes).items():
                     parts.setdefault(name, []).append(value.float().cpu())
-                writer.add(view)
                 bar.update(stop - start)
-        writer.close(len(source))
         return {name: torch.cat(chunks) for name, chunks in parts.items()}
 
     def _test_images(self, source: Source, cached: bool) -> Iterator[tuple[int, Tensor]]:
@@ -243,20 +244,25 @@ class Engine:
         return tqdm(total=total, desc=name, unit="img", leave=False, disable=None if self.progress else True)
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam; with ``decay="matrices"`` vectors and scalars have no weight decay."""
-    parameters = list(parameters)
-    decayed = [p for p in parameters if recipe.decay == "all" or p.ndim >= 2]
-    plain = [p for p in parameters if recipe.decay != "all" and p.ndim < 2]
-    groups = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((decayed, recipe.weight_decay), (plain, 0.0))
-        if group
+def make_optimizer(
+    parameters: Iterable[nn.Parameter],
+    recipe: Recipe,
+    slowed: Sequence[tuple[Iterable[nn.Parameter], float]] = (),
+) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam; with ``decay="matrices"`` vectors and scalars have no weight decay. Each group holds
+    its ``factor`` of the rate."""
+    factors = {id(p): factor for part, factor in slowed for p in part}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in parameters:
+        decay = recipe.weight_decay if recipe.decay == "all" or p.ndim >= 2 else 0.0
+        groups.setdefault((decay, factors.get(id(p), 1.0)), []).append(p)
+    options = [
+        {"params": members, "weight_decay": decay, "factor": factor} for (decay, factor), members in groups.items()
     ]
     match recipe.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
+            return torch.optim.SGD(options, lr=recipe.rate, momentum=recipe.momentum)
         case "adam":
-            return torch.optim.AdamW(groups, lr=recipe.rate)
+            return torch.optim.AdamW(options, lr=recipe.rate)
         case other:
             raise ConfigError(f"Optimizer {other!r} does not exist: choose 'sgd' or 'adam'.")

@@ -97,6 +97,10 @@ class Runtime:
         longest = max(lengths)
         return torch.cat([whole[i * longest : i * longest + n] for i, n in enumerate(lengths)])
 
+    def part(self, whole: Tensor) -> Tensor:
+        """This process's rows of a batch, as :class:`evertune.streams.Batches` divides it: undoes :meth:`gather`."""
+        return whole.tensor_split(self.world)[self.rank]
+
     def average_gradients(self, parameters: Iterable[nn.Parameter], weight: float) -> None:
         """Σ over processes of ``weight`` · gradient, in place; ``weight`` is this process's share of the batch."""
         if self.world == 1:

@@ -2,6 +2,7 @@
 
 from evertune.methods.aper import APER
 from evertune.methods.config import Config
+from evertune.methods.hide_pet import HiDePET
 from evertune.methods.make import get_method, make_method
 from evertune.methods.method import (
     METHODS,
@@ -28,6 +29,7 @@ __all__ = [
     "Collect",
     "Config",
     "Generators",
+    "HiDePET",
     "Method",
     "Optimise",
     "Phase",

@@ -11,20 +11,20 @@ from torch import Tensor
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import PrototypeHead
-from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession, TuningConfig
+from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession, FirstSessionConfig
 from evertune.methods.method import Batch, Collect, Generators, Phase, TaskInfo, register
 from evertune.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
-class APERConfig(TuningConfig):
+class APERConfig(FirstSessionConfig):
     """Options of APER; the paper presets are the CIFAR-100 and ImageNet-R settings of its adapter variant."""
 
     presets = {  # noqa: RUF012
         "evertune": EVERTUNE,
         "paper": {},
         "paper-imagenet-r": {"epochs": 10, "rate": 0.05, "batch_size": 16, "weight_decay": 5e-3},
-        "released": {"decay": "all", "tuning_by_kind": ZERO_PROMPTS},
+        "released": {"decay": "all", "by_kind": ZERO_PROMPTS},
     }
 
 

@@ -43,13 +43,15 @@ class Config:
         if preset not in cls.presets:
             raise ConfigError(f"No preset is called {preset!r}. {nearest(preset, cls.presets)}")
         merged = dict(cls.presets[preset])
-        by_kind = merged.pop("tuning_by_kind", {})  # what a preset says of a kind of tuning it may not choose itself
+        by_kind = merged.pop("by_kind", {})  # what a preset says of a kind of tuning it may not choose itself
         tuning = {k.removeprefix(TUNING_PREFIX): v for k, v in options.items() if k.startswith(TUNING_PREFIX)}
         plain = {k: v for k, v in options.items() if not k.startswith(TUNING_PREFIX)}
         if plain.get("tuning", merged.get("tuning")) != merged.get("tuning"):
             merged.pop("tuning_options", None)  # they belong to the preset's kind of tuning
-        merged.update(plain)
         known = {f.name: f for f in dataclasses.fields(cls)}
+        if "tuning" in known:
+            merged = by_kind.get(plain.get("tuning", merged.get("tuning", known["tuning"].default)), {}) | merged
+        merged.update(plain)
         if tuning and "tuning" not in known:
             raise ConfigError(f"This method trains no tuning: {TUNING_PREFIX}{next(iter(tuning))} means nothing to it.")
         hints = typing.get_type_hints(cls)
@@ -59,7 +61,7 @@ class Config:
             merged[name] = convert(name, value, hints[name])
         if "tuning" in known:
             kind = merged.get("tuning", known["tuning"].default)
-            chosen = {**by_kind.get(kind, {}), **merged.get("tuning_options", {}), **tuning}
+            chosen = {**merged.get("tuning_options", {}), **tuning}
             validate_tuning(kind, chosen)
             # All of them, defaults too: a kept configuration must mean the same under another preset or release.
             merged["tuning_options"] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,9 +48,11 @@ class Batch:
 class Recipe:
     """How an :class:`Optimise` phase descends.
 
-    ``decay`` is ``"all"`` or ``"matrices"`` (vectors, scales and biases do not decay). ``schedule`` is ``"cosine"``
-    (stepped once per epoch, to 0 after ``horizon`` epochs, which are ``epochs`` unless given) or
-    ``"constant"``.
+    ``decay`` is ``"all"`` or ``"matrices"`` (vectors, scales and biases do not decay). ``clip`` bounds the norm of the
+    whole gradient. The rate changes once per epoch: ``schedule`` is ``"cosine"`` (to ``floor`` after ``horizon``
+    epochs, which are ``epochs`` unless given), ``"step"`` (a tenth after every ``drop`` epochs) or ``"constant"``; the
+    first ``warmup`` epochs rise linearly from ``warmup_rate``, without delaying the rest. With ``lag`` every epoch runs
+    at the rate of the one before, as in code that steps its schedule with the index of the epoch just finished.
     """
 
     epochs: int
@@ -59,28 +62,40 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     decay: str = "all"
+    clip: float | None = None
     schedule: str = "cosine"
     horizon: int | None = None
+    floor: float = 0.0
+    drop: int = 30
+    warmup: int = 0
+    warmup_rate: float = 1e-6
+    lag: bool = False
 
-    def rate_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        if self.schedule == "constant":
-            return self.rate
-        phase = torch.tensor(torch.pi * epoch / (self.horizon or self.epochs), dtype=torch.float64)
-        return self.rate * (1 + float(phase.cos())) / 2
+    def rate_at(self, epoch: int, factor: float = 1.0) -> float:
+        """The learning rate of an epoch, counted from 0, of parameters that descend at ``factor`` times the rate."""
+        rate = self.rate * factor
+        epoch = max(epoch - 1, 0) if self.lag else epoch
+        if epoch < self.warmup:
+            return self.warmup_rate + epoch * (rate - self.warmup_rate) / self.warmup
+        if self.schedule == "cosine":
+            turn = math.pi * epoch / (self.horizon or self.epochs)
+            return self.floor + (rate - self.floor) * (1 + math.cos(turn)) / 2
+        return float(rate * 0.1 ** (epoch // self.drop)) if self.schedule == "step" else rate
 
 
 @dataclass(frozen=True)
 class Optimise:
     """Descend on ``loss`` over augmented batches of the task.
 
-    ``loss`` gives named, already weighted terms, whose sum is minimised. ``parameters`` is asked when the phase begins.
+    ``loss`` gives named, already weighted terms, whose sum is minimised. ``parameters`` is asked when the phase begins,
+    and so is ``slowed``: those among them that descend at some factor times the recipe's rate.
     """
 
     name: str
     loss: Callable[[Batch], Mapping[str, Tensor]]
     parameters: Callable[[], Iterable[nn.Parameter]]
     recipe: Recipe
+    slowed: Callable[[], Sequence[tuple[Iterable[nn.Parameter], float]]] = tuple
 
 
 @dataclass(frozen=True)
@@ -128,8 +143,8 @@ class Method(nn.Module, ABC):
         self.register_buffer("tasks_seen", torch.zeros((), dtype=torch.long))
 
     @abstractmethod
-    def phases(self, task: TaskInfo) -> Sequence[Phase]:
-        """What happens when ``task`` arrives, in order."""
+    def phases(self, task: TaskInfo) -> Iterable[Phase]:
+        """What happens when ``task`` arrives, in order. A generator may look at what earlier phases found."""
 
     @abstractmethod
     def scores(self, passes: Passes) -> dict[str, Tensor]:
@@ -138,7 +153,15 @@ class Method(nn.Module, ABC):
     @property
     @abstractmethod
     def branches(self) -> tuple[Tuning | None, ...]:
-        """The tunings :meth:`scores` will ask the passes for (``None`` is the plain model)."""
+        """The tunings :meth:`scores` may ask the passes for (``None`` is the plain model)."""
+
+    def identify(self, passes: Passes) -> Tensor | None:
+        """The task [B] each image is taken to be of; ``None`` for a method that does not ask itself that."""
+        return None
+
+    def told(self, passes: Passes, tasks: Tensor) -> Tensor:
+        """Class scores [B, K] when the task identity [B] is given: for task-incremental prediction and diagnostics."""
+        return next(iter(self.scores(passes).values()))
 
     def restored(self) -> None:
         """After a state was loaded: bring back what is no tensor (which tunings are frozen)."""

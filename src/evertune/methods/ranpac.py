@@ -13,7 +13,7 @@ from torch import Tensor
 from evertune.backbones import Passes, Shape
 from evertune.heads import RidgeHead, RidgeOptions, cosine_logits, project, random_projection
 from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession, TuningConfig
+from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession, FirstSessionConfig
 from evertune.methods.method import Batch, Collect, Generators, Phase, Solve, TaskInfo, register
 from evertune.statistics import Gram, TaskFeatures
 from evertune.tuning import Tuning
@@ -27,13 +27,13 @@ RELEASED: dict[str, Any] = {
     "ridge_scale": "none",
     "ridge_split": "shuffled",
     "decay": "all",
-    "tuning_by_kind": ZERO_PROMPTS,
+    "by_kind": ZERO_PROMPTS,
 }
 """What the released code does otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RidgeConfig(TuningConfig):
+class RidgeConfig(FirstSessionConfig):
     """Options of a method with ridge heads."""
 
     features: int = option(10_000, "M, number of random features; 0 for ridge on the features themselves")

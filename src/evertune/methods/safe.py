@@ -29,7 +29,7 @@ IMAGENET_A: dict[str, Any] = {
 }  # fmt: skip
 RELEASED: dict[str, Any] = {
     "new_rows": "zeros", "statistics": "shared", "inference_scale": "trained", "cos_reduction": "sum",
-    "ridge_scale": "none", "ridge_split": "shuffled", "decay": "all", "tuning_by_kind": ZERO_PROMPTS,
+    "ridge_scale": "none", "ridge_split": "shuffled", "decay": "all", "by_kind": ZERO_PROMPTS,
 }  # fmt: skip
 
 

@@ -126,23 +126,23 @@ def test_evaluation_passes_each_image_once_through_a_frozen_branch(
 
 def test_the_cache_keeps_to_its_limit() -> None:
     cache = FeatureCache(limit=100)
-    writer = cache.writer("data")
-    view = cache.view("data", 0, 2)
-    view.put("branch", torch.zeros(2, 10))
-    view.put("large", torch.zeros(2, 100))
-    writer.add(view)
-    writer.close(2)
+    view = cache.view("data", 0, 2, 2)
+    view.put("branch", torch.zeros(2, 10), torch.arange(2))
+    view.put("large", torch.zeros(2, 100), torch.arange(2))
     assert cache.holds("branch", "data") and not cache.holds("large", "data") and cache.bytes == 80
+    assert view.get("large") is None
 
 
-def test_an_incomplete_pass_is_not_kept() -> None:
+def test_the_cache_knows_which_rows_it_holds() -> None:
     cache = FeatureCache()
-    writer = cache.writer("data")
-    view = cache.view("data", 0, 2)
-    view.put("branch", torch.zeros(2, 10))
-    writer.add(view)
-    writer.close(5)
-    assert not cache.holds("branch", "data")
+    first, second = cache.view("data", 0, 2, 5), cache.view("data", 2, 5, 5)
+    second.put("branch", torch.ones(2, 10), torch.tensor([0, 2]))
+    assert not cache.holds("branch", "data") and first.get("branch") is None
+    features, known = second.get("branch") or pytest.fail("nothing is known")
+    assert known.tolist() == [True, False, True] and torch.equal(features[known], torch.ones(2, 10))
+    second.put("branch", torch.ones(1, 10), torch.tensor([1]))
+    first.put("branch", torch.ones(2, 10), torch.arange(2))
+    assert cache.holds("branch", "data") and cache.bytes == 5 * 40
 
 
 def test_views_must_fit_the_backbone(tiny: TimmViT) -> None:

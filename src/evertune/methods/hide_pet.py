@@ -1,0 +1,248 @@
+"""HiDe-PET, hierarchical decomposition of parameter-efficient tuning (Wang et al., IEEE TPAMI 2025, arXiv 2407.05229;
+HiDe-PET spec §5 to §11)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evertune.backbones import Passes, Shape
+from evertune.heads import LinearHead, MLPHead, align, by_group
+from evertune.methods.hide_pet_config import HiDeConfig
+from evertune.methods.losses import centre_constants, contrastive, task_cross_entropy
+from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
+from evertune.statistics import ClassGaussians, TaskCentroids, TaskFeatures
+from evertune.tuning import Bank, Tuning, make_tuning
+
+
+@register
+class HiDePET(Method):
+    """Which class given the task (WTP), which task (TII), which class of all (TAP): each is optimised for itself.
+
+    û = f(x; g) is the uninstructed representation, h = f(x; e_i) the instructed one. ω reads the task from û, and ψ the
+    class from h. Of both, statistics of every class are kept, one entry per class and task, and ω and ψ are aligned on
+    draws from them.
+    """
+
+    name = "hide_pet"
+    config_type = HiDeConfig
+    config: HiDeConfig
+    fresh: Tensor
+
+    def __init__(self, config: HiDeConfig, shape: Shape, width: int, generators: Generators) -> None:
+        super().__init__(config, shape, width, generators)
+
+        def tuning() -> Tuning:
+            return make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options)
+
+        def statistics() -> ClassGaussians:
+            return ClassGaussians(config.statistics, centroids=config.centroids, rank=config.rank)
+
+        self.g, self.e = Bank(tuning()), Bank(tuning())
+        self.average = Bank(tuning())  # EMA's copy of g
+        router = MLPHead if config.router_head == "mlp" else LinearHead
+        self.psi, self.omega, self.tasks = LinearHead(width), router(width), router(width)
+        self.uninstructed, self.instructed = statistics(), statistics()
+        self.task_u, self.task_h = TaskFeatures(), TaskFeatures()
+        self.distribution = TaskCentroids(config.centroids, order=config.order, quantile=config.quantile)
+        self.register_buffer("fresh", torch.ones((), dtype=torch.bool))  # whether this task opened its shared set
+
+    def phases(self, task: TaskInfo) -> Iterator[Phase]:
+        c, t = self.config, task.index
+        if c.accumulate:
+            yield Collect("distribution", self._collect_plain)
+        yield Solve("open", functools.partial(self._open, task))
+        yield from self._shared_phases(task)
+        yield Solve("begin", functools.partial(self._begin, task))
+        constants = centre_constants(self.instructed.centres, c.temperature)
+        yield Optimise(
+            "task-specific parameters",
+            functools.partial(self.own_loss, task, constants),
+            lambda: [*self.e[t].parameters(), *self.psi.parameters()],
+            c.own_recipe(),
+            lambda: [(self.e[t].parameters(), 1.0 if t else c.first_factor), (self.psi.parameters(), c.head_factor)],
+        )
+        finish, collect = Solve("finish", lambda: self._finish(t)), Collect("representations", self._collect)
+        yield from (collect, finish) if c.statistics_first else (finish, collect)
+        yield Solve("alignment", functools.partial(self._align, task))
+
+    # -- g (§6), one set or several (§11) ------------------------------------------------------------------------------
+
+    def _open(self, task: TaskInfo) -> None:
+        """Choose the task's shared set, or open one; ω gets a row for every class of the task."""
+        c = self.config
+        chosen = 0
+        if c.accumulate:
+            self.task_u.close()
+            plain = self.task_u.features
+            self.task_u.clear()
+            chosen = self.distribution.assign(self.distribution.nearest(plain), c.threshold)
+            self.distribution.add(plain, chosen, self.generators.sampling)
+        self.fresh.fill_(chosen == len(self.g))
+        if self.fresh and c.shared != "none":
+            self.g.open()
+        self.omega.grow(len(task.present), self.generators.init)
+
+    @property
+    def _current(self) -> Tuning | None:
+        """The shared set of the task being learned."""
+        if self.config.shared == "none":
+            return None
+        return self.g[int(self.distribution.domain[-1]) if self.config.accumulate else 0]
+
+    def _shared_phases(self, task: TaskInfo) -> Iterator[Phase]:
+        c, g = self.config, self._current
+        follow = c.shared_epochs if c.shared_follow_epochs is None else c.shared_follow_epochs
+        epochs = c.shared_epochs if self.fresh else follow
+        loss = functools.partial(self.shared_loss, task)
+        if c.shared == "fix_then_tune":
+            alone = min(c.fix_epochs, epochs)
+            yield Optimise("interim head", loss, self.omega.parameters, c.shared_recipe(alone))
+            epochs -= alone
+        own = [] if g is None or (c.shared == "fsa" and not self.fresh) else list(g.parameters())
+        slow = c.shared == "sl" or (c.shared == "fsa_sl" and not self.fresh)
+        if epochs:
+            yield Optimise(
+                "shared parameters",
+                loss,
+                lambda: [*own, *self.omega.parameters()],
+                c.shared_recipe(epochs),
+                lambda: [(own, c.slow if slow else 1.0)],
+            )
+        if g is not None:
+            yield Solve("keep shared parameters", functools.partial(self._keep_shared, g))
+
+    def shared_loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
+        """Cross-entropy of ω over the task's own rows."""
+        own = self.omega(batch.passes(self._current))[:, -len(task.present) :]
+        return {"shared": task_cross_entropy(own, batch.labels, task.present)}
+
+    def _keep_shared(self, g: Tuning) -> None:
+        """m_1 = g_1, m_t = 0.99 m_{t−1} + 0.01 g_t for the averaged copy; adapted once, FSA's g never moves again."""
+        if self.config.shared == "fsa":
+            g.freeze()
+        if self.config.shared == "ema":
+            if not len(self.average):
+                self.average.open(g).freeze()
+            for m, p in zip(self.average[0].parameters(), g.parameters(), strict=True):
+                m.lerp_(p, 1 - self.config.ema)
+
+    # -- e_t and ψ: within-task prediction (§7) ------------------------------------------------------------------------
+
+    def _begin(self, task: TaskInfo) -> None:
+        self.e.open({"previous": None, "shared": self._current, "fresh": self.e.template}[self.config.start])
+        self.psi.grow(len(task.new), self.generators.init)
+
+    def own_loss(self, task: TaskInfo, constants: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """L_WTP = L_CE + λ L_CR; columns outside the task's classes are left out, so their rows get no gradient."""
+        c, h = self.config, batch.passes(self.e[task.index])
+        own = self.psi(h)[:, list(task.present)]
+        terms = {"classification": task_cross_entropy(own, batch.labels, task.present)}
+        if c.contrastive:
+            terms["contrastive"] = c.contrastive * contrastive(h, self.instructed.centres, constants, tau=c.temperature)
+        return terms
+
+    def _finish(self, t: int) -> None:
+        self.e.ensemble(t, self.config.ensemble, self.config.ensemble_space)
+        self.e.freeze(t)
+
+    def restored(self) -> None:
+        for bank in (self.e, self.average, *([self.g] if self.config.shared == "fsa" else [])):
+            for slot in range(len(bank)):
+                bank.freeze(slot)
+
+    # -- statistics (§8), task identity (§9) and task-adaptive prediction (§10) ---------------------------------------
+
+    def _collect_plain(self, batch: Batch) -> None:
+        self.task_u.add(batch.passes(), batch.labels)
+
+    def _collect(self, batch: Batch) -> None:
+        """û and h of the same images."""
+        self.task_u.add(batch.passes(self._router), batch.labels)
+        self.task_h.add(batch.passes(self.e[len(self.e) - 1]), batch.labels)
+
+    def _align(self, task: TaskInfo) -> None:
+        """ω and ψ learn all classes together from draws of the statistics; with a single task there is nothing to."""
+        c, known = self.config, self.uninstructed.entries
+        for statistics, features in ((self.uninstructed, self.task_u), (self.instructed, self.task_h)):
+            features.close()
+            statistics.fit(features.features, features.labels, task.index, self.generators.sampling)
+            features.clear()
+        entries, tasks, classes = torch.arange(self.uninstructed.entries), self.entry_task, self.instructed.entry_class
+        if c.identity == "task_head":
+            self.tasks.grow(1, self.generators.init)
+            self._rehearse(self.tasks, self.uninstructed, tasks, c.tii_epochs, len(entries))
+        if known:
+            self._rehearse(self.omega, self.uninstructed, entries, c.tii_epochs, known)
+            self._rehearse(self.psi, self.instructed, classes, c.tap_epochs, known)
+
+    def _rehearse(self, head: nn.Module, statistics: ClassGaussians, targets: Tensor, epochs: int, steps: int) -> None:
+        def draw(n: int) -> tuple[Tensor, Tensor]:
+            x, entry = statistics.sample(n, self.generators.sampling)
+            return x, targets.to(x.device)[entry]
+
+        c = self.config
+        energy = float(statistics.centres.square().sum(1).mean()) if c.align_scale == "energy" else 1.0
+        rate = c.align_rate / max(energy, 1e-12)
+        align(head, draw, epochs=epochs, steps=steps, batch=c.align_samples * c.batch_size, rate=rate)
+
+    # -- inference (§10.2) ---------------------------------------------------------------------------------------------
+
+    @property
+    def _router(self) -> Tuning | None:
+        """What û is made with; several shared sets cannot serve one û, so then it is the plain model's."""
+        return None if self.config.shared == "none" or self.config.accumulate else self.g[0]
+
+    @property
+    def entry_task(self) -> Tensor:
+        return self.uninstructed.entry_task
+
+    def _entry_logits(self, passes: Passes) -> Tensor:
+        """ω(û), [B, E]: one column for each class of each task; under EMA the larger of both copies'."""
+        logits: Tensor = self.omega(passes(self._router))
+        return torch.maximum(logits, self.omega(passes(self.average[0]))) if len(self.average) else logits
+
+    def identify(self, passes: Passes) -> Tensor:
+        c = self.config
+        if c.identity == "task_head":
+            logits: Tensor = self.tasks(passes(self._router))
+        else:
+            logits = by_group(self._entry_logits(passes), self.entry_task, len(self.e), c.identity == "class_logsumexp")
+        return logits.argmax(1)
+
+    def scores(self, passes: Passes) -> dict[str, Tensor]:
+        routed = self.told(passes, self.identify(passes))
+        shared = by_group(self._entry_logits(passes), self.uninstructed.entry_class, self.psi.classes)
+        parts = {"routed": routed, "uninstructed": shared}
+        if self.config.combine == "max":
+            return {"combined": torch.maximum(routed, shared), **parts}
+        if self.config.combine == "mean":
+            return {"combined": torch.logaddexp(routed.log_softmax(1), shared.log_softmax(1)), **parts}
+        return parts
+
+    def told(self, passes: Passes, tasks: Tensor) -> Tensor:
+        logits: Tensor = self.psi(passes.routed(self.e, tasks))
+        return logits
+
+    def nearest_shared(self, plain: Tensor) -> int | None:
+        """Which shared set suits images best, by their plain features [N, L]: for few-shot learning (§11.3)."""
+        if self.config.shared == "none" or not len(self.g):
+            return None
+        match = self.distribution.nearest(plain)
+        return 0 if match is None else match.domain
+
+    @property
+    def branches(self) -> tuple[Tuning | None, ...]:
+        return (self._router, *(bank[i] for bank in (self.average, self.e) for i in range(len(bank))))
+
+    def describe(self) -> dict[str, Any]:
+        kept = {"tunings": sum(len(bank) * bank.nbytes for bank in (self.g, self.e, self.average))}
+        kept |= {"statistics": self.uninstructed.nbytes + self.instructed.nbytes}
+        found: dict[str, Any] = {"bytes": kept}
+        if self.config.accumulate:
+            found |= {"shared set": int(self.distribution.domain[-1]), "opened": bool(self.fresh)}
+        return found

@@ -1,0 +1,179 @@
+"""Options of HiDe-PET and its named settings (HiDe-PET spec §6 to §12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evertune.methods.config import option, require
+from evertune.methods.method import Recipe
+from evertune.methods.training import TuningConfig
+
+SCALE = 24 / 256
+"""The published base rates hold for batches of 256; the published batch is 24 (§12.2)."""
+
+LORA: dict[str, Any] = {
+    "tuning_options": {"rank": 5, "targets": "kv", "init": "wide"},
+    "shared_rate": 0.03 * SCALE, "slow": 0.1, "shared_schedule": "constant",
+    "rate": 0.01 * SCALE, "schedule": "cosine", "warmup": 5, "ensemble": 0.1, "clip": 2.0,
+}  # fmt: skip
+ADAPTER: dict[str, Any] = LORA | {
+    "tuning_options": {"bottleneck": 5}, "slow": 0.01, "shared_schedule": "cosine", "shared_warmup": 5,
+}  # fmt: skip
+PREFIX: dict[str, Any] = {
+    "tuning_options": {"length": 20},
+    "shared_rate": 0.03 * SCALE, "slow": 0.1, "shared_schedule": "step",
+    "rate": 0.05 * SCALE, "head_factor": 0.1, "schedule": "cosine", "ensemble": 0.01, "clip": 1.0,
+}  # fmt: skip
+BY_KIND = {"lora": LORA, "sequential_adapter": ADAPTER, "prefix": PREFIX, "prompt": PREFIX}
+"""The published recipes of Split ImageNet-R (§12.1)."""
+
+RELEASED_BY_KIND = {
+    "lora": LORA,
+    "sequential_adapter": ADAPTER | {"first_factor": 0.1},  # the first task's optimiser has other groups (§14.2-7)
+    "prefix": PREFIX | {"contrastive": 0.0, "statistics_first": True},  # L_CR is commented out; §14.2-4
+    "prompt": PREFIX | {"contrastive": 0.0, "statistics_first": True},
+}
+CIFAR100: dict[str, Any] = {
+    "epochs": 5, "shared_epochs": 5, "rate": 0.03 * SCALE, "schedule": "constant", "shared_schedule": "constant",
+    "warmup": 0, "shared_warmup": 0, "contrastive": 0.01,
+}  # fmt: skip
+"""The released configuration files of CIFAR-100 (§12.3), their slow factors filled in from the recipes."""
+
+HIDE_PROMPT: dict[str, Any] = {
+    "tuning": "prefix", "tuning_options": {"length": 5},
+    "shared": "none", "router_head": "mlp", "shared_epochs": 20, "shared_rate": 5e-4 * SCALE,
+    "rate": 0.03 * SCALE, "schedule": "step", "contrastive": 0.1,
+}  # fmt: skip
+"""The predecessor (Wang et al., NeurIPS 2023, arXiv 2310.07234) on CIFAR-100: prompts only, a router on the features of
+the plain model (§9, §12.4)."""
+
+EVERTUNE: dict[str, Any] = {
+    "tuning_options": {"rank": 4, "targets": "kv", "init": "wide"},
+    "batch_size": 48, "epochs": 5, "rate": 5e-3, "schedule": "constant", "ensemble": 0.1, "contrastive": 0.01,
+    "shared_epochs": 5, "shared_rate": 5e-3, "slow": 0.1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiDeConfig(TuningConfig):
+    """Options of HiDe-PET; those of a task's own parameters e_t have no prefix, those of the shared g have ``shared_``.
+
+    Rates are effective: the published ones, times 24/256.
+    """
+
+    tuning: str = option("lora", "kind of tuning of g and e_t: lora, sequential_adapter, prefix, prompt or another")
+    blocks: str = option("0-4", "which blocks are tuned: all, 0-2, 0,3,7 …")
+    batch_size: int = option(24, "images per step")
+    optimizer: Literal["sgd", "adam"] = option("adam", "sgd (with momentum), or adam with decoupled decay")
+    weight_decay: float = option(0.0, "weight decay; the released one is 0 in effect (§12.1)")
+    clip: float | None = option(2.0, "bound of the gradient's norm, or none")
+    floor: float = option(1e-5, "where cosine schedules end")
+    schedule_lag: bool = option(False, "each epoch at the rate of the one before it (released, §12.2)")
+
+    shared: Literal["fsa", "sl", "fsa_sl", "ema", "fix_then_tune", "sequential", "none"] = option(
+        "fsa_sl", "how g learns: first task only, slowly, both, averaged, head first, freely; none: no g (§6)"
+    )
+    shared_epochs: int = option(50, "epochs of g in each task")
+    shared_follow_epochs: int | None = option(None, "in tasks after the first, if not the same")
+    shared_rate: float = option(0.03 * SCALE, "rate of g and its head")
+    shared_schedule: Literal["cosine", "step", "constant"] = option("constant", "its schedule")
+    shared_warmup: int = option(0, "its epochs of rising rate")
+    slow: float = option(0.1, "factor on g's rate where it learns slowly")
+    fix_epochs: int = option(10, "epochs of the head alone, for fix_then_tune")
+    ema: float = option(0.99, "m_t = ema · m_{t−1} + (1 − ema) · g_t, for ema")
+
+    epochs: int = option(50, "epochs of e_t")
+    rate: float = option(0.01 * SCALE, "its rate")
+    warmup: int = option(0, "its epochs of rising rate")
+    head_factor: float = option(1.0, "factor on the rate of the output layer ψ")
+    first_factor: float = option(1.0, "factor on the rate of e_1")
+    start: Literal["previous", "shared", "fresh"] = option("previous", "what e_t starts from: e_{t−1}, g, or a draw")
+    ensemble: float = option(0.1, "m in e_t ← (1 − m) e_t + m · mean of the earlier ones (§7.3)")
+    ensemble_space: Literal["parameters", "delta"] = option("parameters", "where that is done; delta: on ΔW (lora)")
+    contrastive: float = option(1e-3, "λ, weight of the contrastive regulariser L_CR (§7.2)")
+    temperature: float = option(0.8, "its τ")
+
+    statistics: Literal["centroids", "covariance", "variance", "lowrank"] = option(
+        "centroids", "what is kept of a class's features (§8.2); lowrank is ours"
+    )
+    centroids: int = option(10, "k-means centroids per class")
+    rank: int = option(10, "directions per class, for lowrank")
+    statistics_first: bool = option(False, "take them before the ensemble (released for prefixes, §14.2-4)")
+
+    identity: Literal["class_max", "class_logsumexp", "task_head"] = option(
+        "class_max", "how the task is read from û: its best class, its classes together, or a layer of its own (§9)"
+    )
+    router_head: Literal["linear", "mlp"] = option("linear", "auxiliary output layer on û; mlp: HiDe-Prompt's")
+    tii_epochs: int = option(30, "epochs of the router's alignment")
+    tap_epochs: int = option(30, "epochs of the task-adaptive prediction's alignment; 0 leaves it out")
+    align_rate: float = option(0.005, "rate of both at the start")
+    align_scale: Literal["none", "energy"] = option(
+        "none", "what divides that rate: nothing, or the class means' mean ‖μ‖², so that it fits every backbone"
+    )
+    align_samples: int = option(5, "pseudo-features per class and epoch, in batches")
+
+    combine: Literal["none", "mean", "max"] = option(
+        "none", "the answer: ψ alone as published, or with ω's classes, by mean probability or larger logit (§7.3)"
+    )
+
+    accumulate: bool = option(False, "a growing set of shared g_k, opened for tasks far from all known (§11)")
+    threshold: float = option(1.0, "distance from which a task is far, 0 to 2")
+    order: int = option(5, "which smallest distance of a task counts")
+    quantile: float | None = option(None, "which quantile of them counts instead, e.g. 0.5")
+
+    presets = {  # noqa: RUF012
+        "reference": {"by_kind": BY_KIND},
+        "released": {"by_kind": RELEASED_BY_KIND, "schedule_lag": True},
+        "cifar100": CIFAR100
+        | {
+            "by_kind": BY_KIND
+            | {"lora": LORA | {"tuning_options": {"rank": 4, "targets": "kv", "init": "wide"}}}
+            | {"sequential_adapter": ADAPTER | {"tuning_options": {"bottleneck": 8}}}
+        },
+        "hide_prompt": HIDE_PROMPT | {"by_kind": {"prefix": PREFIX}},
+        "evertune": EVERTUNE,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shared_rate", "temperature", "align_rate"):
+            require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be positive.")
+        for name in (
+            "shared_epochs", "fix_epochs", "slow", "floor", "warmup", "shared_warmup", "head_factor", "first_factor",
+            "contrastive", "tii_epochs", "tap_epochs", "threshold",
+        ):  # fmt: skip
+            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
+        for name in ("ensemble", "ema", "quantile"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"{name}={value} must be between 0 and 1.")
+        for name in ("centroids", "rank", "align_samples", "order"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
+        require(self.clip is None or self.clip > 0, f"clip={self.clip} must be positive, or none.")
+        require(
+            not (self.accumulate and self.shared in ("none", "ema")),
+            f"accumulate keeps several sets of shared parameters, of which shared={self.shared} has none or two: "
+            "choose fsa, sl, fsa_sl, fix_then_tune or sequential.",
+        )
+        require(
+            not (self.start == "shared" and self.shared == "none"),
+            "start=shared needs shared parameters, and shared=none has none: choose start=previous.",
+        )
+        require(
+            self.ensemble_space == "parameters" or self.tuning == "lora",
+            f"ensemble_space=delta is defined for lora, not for {self.tuning}: choose parameters.",
+        )
+
+    def own_recipe(self) -> Recipe:
+        return self.recipe(clip=self.clip, floor=self.floor, warmup=self.warmup, lag=self.schedule_lag)
+
+    def shared_recipe(self, epochs: int) -> Recipe:
+        return self.recipe(
+            epochs=epochs,
+            rate=self.shared_rate,
+            schedule=self.shared_schedule,
+            clip=self.clip,
+            floor=self.floor,
+            warmup=self.shared_warmup,
+            lag=self.schedule_lag,
+        )

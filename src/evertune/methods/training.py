@@ -1,0 +1,50 @@
+"""Options that every method has which trains a tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evertune.methods.config import Config, option, require
+from evertune.methods.method import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig(Config):
+    """Options of a method that trains a tuning."""
+
+    tuning: str = option("adapter", "kind of tuning: adapter, lora, ssf, vpt; its own options are tuning.<name>")
+    blocks: str = option("all", "which blocks are tuned: all, 0-2, 0,3,7 …")
+    tuning_options: dict[str, Any] = option({}, "options of the tuning")  # noqa: RUF009
+    epochs: int = option(20, "epochs in the first session")
+    batch_size: int = option(48, "images per step")
+    optimizer: Literal["sgd", "adam"] = option("sgd", "sgd (with momentum), or adam with decoupled decay")
+    rate: float = option(0.01, "learning rate at the start")
+    momentum: float = option(0.9, "momentum of sgd")
+    weight_decay: float = option(5e-4, "weight decay")
+    decay: Literal["matrices", "all"] = option(
+        "matrices", "what decays: matrices only, or all (released; pulls SSF's scales to 0 instead of 1, T10)"
+    )
+    schedule: Literal["cosine", "step", "constant"] = option(
+        "cosine", "rate: cosine to 0 over the epochs, a tenth every 30, or constant"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, f"epochs={self.epochs} must not be negative.")
+        require(self.batch_size >= 1, f"batch_size={self.batch_size} must be at least 1.")
+        require(self.rate > 0, f"rate={self.rate} must be positive.")
+        require(0 <= self.momentum < 1, f"momentum={self.momentum} must be at least 0 and below 1.")
+        require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be negative.")
+
+    def recipe(self, **changes: Any) -> Recipe:
+        values: dict[str, Any] = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "rate": self.rate,
+            "optimizer": self.optimizer,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "decay": self.decay,
+            "schedule": self.schedule,
+        }
+        return Recipe(**values | changes)
