@@ -15,7 +15,6 @@ from evertune.tuning import Bank, Tuning, make_tuning, merged
 pytestmark = pytest.mark.golden
 Read = Callable[[str], Any]
 
-
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {"rank": 5, "alpha": 1.0, "init": "wide"}),
     "adapter": ("sequential_adapter", {"bottleneck": 5}),

@@ -55,13 +55,14 @@ class Bank(nn.Module):
         return (cast(Tuning, slot) for slot in self.slots)
 
     def __getitem__(self, slot: int) -> Tuning:
-        """
+        """One slot.
+
         Raises
         ------
         ConfigError
             There is no such slot; negative numbers do not count from the end.
         """
-        self._check(slot, slot)
+        self._check(slot)
         return cast(Tuning, self.slots[slot])
 
     def open(self, source: Tuning | int | None = None) -> Tuning:
@@ -110,7 +111,7 @@ class Bank(nn.Module):
             raise ConfigError(f"Slots are chosen by whole numbers [B], got {ids.dtype} of shape {list(ids.shape)}.")
         found, rows = torch.unique(ids, return_inverse=True)
         wanted: list[int] = found.tolist() or [0]  # a batch of none is steered by any slot
-        self._check(wanted[0], wanted[-1])
+        self._check(*wanted)
         if len(wanted) == 1:
             return self[wanted[0]]
         if not self.mixes:
@@ -165,9 +166,9 @@ class Bank(nn.Module):
         self.slots.append(slot)
         return slot
 
-    def _check(self, low: int, high: int) -> None:
-        """Raise unless both are slots."""
-        for slot in (low, high):
+    def _check(self, *slots: int) -> None:
+        """Raise unless all of them are there."""
+        for slot in slots:
             if not 0 <= slot < len(self):
                 having = f"it has slots 0 to {len(self) - 1}" if len(self) else "it has none: open one first"
                 raise ConfigError(f"The bank has no slot {slot}; {having}.")

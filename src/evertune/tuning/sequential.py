@@ -42,7 +42,7 @@ class SequentialAdapterBlock(BlockTuning):
     def attended(self, y: Tensor) -> Tensor:
         # A bias [r] or [B, r] becomes [1, r] or [B, 1, r]: the same for all tokens.
         h = F.relu(y @ self.down_weight + self.down_bias.unsqueeze(-2))
-        return add_product(y + self.scale * self.up_bias.unsqueeze(-2), h, self.up_weight, self.scale)
+        return add_product(y, h, self.up_weight, self.scale) + self.scale * self.up_bias.unsqueeze(-2)
 
 
 class SequentialAdapter(Tuning):
