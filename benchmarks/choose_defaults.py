@@ -49,15 +49,16 @@ FOLLOW: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 PLAIN: dict[str, Any] = {
-    "tuning": "lora", "tuning.rank": 4, "tuning.targets": "kv", "tuning.init": "wide", "blocks": "0-4",
+    "tuning": "lora", "blocks": "0-4",
     "batch_size": 48, "epochs": 5, "rate": 5e-3, "schedule": "constant", "contrastive": 0.01, "ensemble": 0.1,
     "shared": "fsa_sl", "shared_epochs": 5, "shared_follow_epochs": "none", "shared_rate": 5e-3, "slow": 0.1,
-    "start": "previous", "statistics": "centroids", "combine": "none", "align_rate": 0.005, "align_scale": "none",
+    "start": "previous", "statistics": "centroids", "align_rate": 0.005, "align_scale": "none",
 }  # fmt: skip
 """HiDe-PET as its CIFAR-100 files have it, at a batch of 48."""
 TOGETHER: dict[str, Any] = {
     "shared": "fsa", "shared_epochs": 10, "shared_follow_epochs": 0, "start": "shared", "statistics": "lowrank"
 }  # fmt: skip
+ALL = TOGETHER | {"blocks": "all"}
 HIDE: dict[str, dict[str, Any]] = {
     name: PLAIN | changes
     for name, changes in {
@@ -75,14 +76,18 @@ HIDE: dict[str, dict[str, Any]] = {
         "g 10 epochs first": {"shared_epochs": 10, "shared_follow_epochs": 5},
         "covariance": {"statistics": "covariance"},
         "lowrank": {"statistics": "lowrank"},
-        "combined": {"combine": "mean"},
         "together": TOGETHER,
-        "together, combined": TOGETHER | {"combine": "mean"},
         "together, e at 1e-2": TOGETHER | {"rate": 1e-2},
         "together, all blocks": TOGETHER | {"blocks": "all"},
         "together, e 10 epochs": TOGETHER | {"epochs": 10},
         "together, e at 1e-3": TOGETHER | {"rate": 1e-3},
         "together, covariance": TOGETHER | {"statistics": "covariance"},
+        "together, all, adapter at 2e-3": ALL | {"tuning": "sequential_adapter", "rate": 2e-3, "shared_rate": 2e-3},
+        "together, all, adapter at 5e-3": ALL | {"tuning": "sequential_adapter"},
+        "together, all, adapter at 1e-2": ALL | {"tuning": "sequential_adapter", "rate": 1e-2, "shared_rate": 1e-2},
+        "together, all, prefix at 5e-3": ALL | {"tuning": "prefix"},
+        "together, all, prefix at 1e-2": ALL | {"tuning": "prefix", "rate": 1e-2, "shared_rate": 1e-2},
+        "together, all, prefix at 3e-2": ALL | {"tuning": "prefix", "rate": 3e-2, "shared_rate": 3e-2},
         "together, align by energy": TOGETHER | {"align_rate": 12.5, "align_scale": "energy"},
     }.items()
 }  # fmt: skip

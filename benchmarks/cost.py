@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from evertune.backbones import Passes, load_backbone
+from evertune.cli.memory import keep_freed_memory
 from evertune.engine.engine import make_optimizer
 from evertune.heads import project, random_projection
 from evertune.methods import Batch, Optimise, TaskInfo, make_method
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--skip-ridge", action="store_true", help="leave out the M = 10 000 solve (needs 3 GB)")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
+    keep_freed_memory()  # as the command line does
     torch.manual_seed(0)
     backbone = load_backbone(a.backbone, weights=a.weights, input_size=a.input_size, preprocessing="unit")
     images = torch.rand(a.batch, 3, a.input_size, a.input_size)

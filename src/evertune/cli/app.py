@@ -14,6 +14,7 @@ import typer
 from evertune import __version__
 from evertune.cli import options as o
 from evertune.cli.commands import Command, Group, note, stoppable
+from evertune.cli.memory import keep_freed_memory
 from evertune.errors import ConfigError, RunError, StorageError, nearest
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def main() -> None:
     """The ``evertune`` command."""
     # Threads that spin while they wait cost several times the work beside a busy neighbour.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     app(prog_name="evertune")
 
 

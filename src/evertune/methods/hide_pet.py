@@ -217,12 +217,7 @@ class HiDePET(Method):
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         routed = self.told(passes, self.identify(passes))
         shared = by_group(self._entry_logits(passes), self.uninstructed.entry_class, self.psi.classes)
-        parts = {"routed": routed, "uninstructed": shared}
-        if self.config.combine == "max":
-            return {"combined": torch.maximum(routed, shared), **parts}
-        if self.config.combine == "mean":
-            return {"combined": torch.logaddexp(routed.log_softmax(1), shared.log_softmax(1)), **parts}
-        return parts
+        return {"routed": routed, "uninstructed": shared}
 
     def told(self, passes: Passes, tasks: Tensor) -> Tensor:
         logits: Tensor = self.psi(passes.routed(self.e, tasks))

@@ -49,10 +49,15 @@ HIDE_PROMPT: dict[str, Any] = {
 the plain model (§9, §12.4)."""
 
 EVERTUNE: dict[str, Any] = {
-    "tuning_options": {"rank": 4, "targets": "kv", "init": "wide"},
-    "batch_size": 48, "epochs": 5, "rate": 5e-3, "schedule": "constant", "ensemble": 0.1, "contrastive": 0.01,
-    "shared_epochs": 5, "shared_rate": 5e-3, "slow": 0.1,
+    "by_kind": {
+        "lora": {"tuning_options": {"rank": 4, "targets": "kv", "init": "wide"}},
+        "sequential_adapter": {"tuning_options": {"bottleneck": 8}},
+    },
+    "blocks": "all", "batch_size": 48, "epochs": 5, "rate": 5e-3, "schedule": "constant", "contrastive": 0.01,
+    "shared": "fsa", "shared_epochs": 10, "shared_follow_epochs": 0, "shared_rate": 5e-3, "start": "shared",
+    "statistics": "lowrank", "align_rate": 12.5, "align_scale": "energy",
 }  # fmt: skip
+"""Ours; docs/defaults.md says how it was chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +117,6 @@ class HiDeConfig(TuningConfig):
         "none", "what divides that rate: nothing, or the class means' mean ‖μ‖², so that it fits every backbone"
     )
     align_samples: int = option(5, "pseudo-features per class and epoch, in batches")
-
-    combine: Literal["none", "mean", "max"] = option(
-        "none", "the answer: ψ alone as published, or with ω's classes, by mean probability or larger logit (§7.3)"
-    )
 
     accumulate: bool = option(False, "a growing set of shared g_k, opened for tasks far from all known (§11)")
     threshold: float = option(1.0, "distance from which a task is far, 0 to 2")

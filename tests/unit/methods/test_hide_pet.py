@@ -300,16 +300,6 @@ def test_tasks_that_were_not_learned(tiny: TimmViT, stream: Stream, task: int | 
         me.predict(stream[0].test, task=[0, 1])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("combine", ["mean", "max"])
-def test_answers_may_be_combined(tiny: TimmViT, stream: Stream, combine: str) -> None:
-    me = taught(tiny, stream[:2], combine=combine)
-    parts = me.engine.scores(me.method, stream[0].test)  # type: ignore[arg-type]
-    assert next(iter(parts)) == "combined"
-    routed, shared = parts["routed"], parts["uninstructed"]
-    wanted = torch.maximum(routed, shared) if combine == "max" else (routed.softmax(1) + shared.softmax(1)).log()
-    torch.testing.assert_close(parts["combined"], wanted)
-
-
 def test_without_alignment_tasks_are_never_compared(tiny: TimmViT, blobs: tuple[Source, Source]) -> None:
     """§15, 23: oracle ≥ routed, and TAP is what makes ψ's rows of different tasks comparable."""
     stream = Stream.class_incremental(*blobs, first=2, increment=2)
