@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from evertune.evaluation import AccuracyMatrix as AccuracyMatrix
     from evertune.evaluation import Protocol as Protocol
     from evertune.evaluation import summary as summary
+    from evertune.few_shot import FewShot as FewShot
     from evertune.learner import Learner as Learner
     from evertune.runs import run as run
     from evertune.streams import Stream as Stream
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AccuracyMatrix": "evaluation",
     "EvertuneError": "errors",
+    "FewShot": "few_shot",
     "Learner": "learner",
     "Protocol": "evaluation",
     "Seeds": "engine",

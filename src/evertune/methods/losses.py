@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,14 +74,41 @@ def contrastive(features: Tensor, centres: Tensor, constant: Tensor, *, tau: flo
     that only products with the batch are computed. Own products are subtracted first: float32 then bears thousands.
     """
     similarity = features @ features.T / tau
-    own = similarity.diagonal()[:, None]
+    own = similarity.diagonal()
+    rows = (similarity - own[:, None]).logsumexp(1)
     if not len(centres):
-        return (similarity - own).logsumexp(1).mean()
-    centres = centres.detach().to(features)
-    crossed = features @ centres.T / tau
-    rows = (torch.cat([crossed, similarity], 1) - own).logsumexp(1)
-    pulled = (crossed - centres.square().sum(1) / tau).logsumexp(0)
+        return rows.mean()
+    shift = own.detach()
+    crossed, pulled = _Crossed.apply(features, centres.detach().to(features), shift, tau)
+    rows = torch.logaddexp(rows, crossed + (shift - own))  # zero in value; the shift's part of the gradient
     return torch.cat([torch.logaddexp(constant.to(features), pulled), rows]).mean()
+
+
+class _Crossed(torch.autograd.Function):
+    """log Σ_k exp((h_b·μ_k)/τ − s_b), [B], and log Σ_b exp((h_b·μ_k − μ_k·μ_k)/τ), [K], for shifts s [B].
+
+    With thousands of centres these two sums are what the loss costs: here each product is exponentiated once for each
+    of them, and both exponentials are kept for the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, centres: Tensor, shift: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+        products = (features / tau) @ centres.T - shift[:, None]
+        top = products.amax(1, keepdim=True)
+        across = (products - top).exp_()
+        products += shift[:, None] - centres.square().sum(1) / tau
+        peak = products.amax(0)
+        down = products.sub_(peak).exp_()
+        sums, totals = across.sum(1), down.sum(0)
+        ctx.save_for_backward(centres, across, down, sums, totals)
+        ctx.tau = tau
+        return top[:, 0] + sums.log(), peak + totals.log()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        centres, across, down, sums, totals = ctx.saved_tensors
+        weights = (across * (gradients[0] / sums)[:, None]).addcmul_(down, gradients[1] / totals)
+        return weights @ centres / ctx.tau, None, None, None
 
 
 def centre_constants(centres: Tensor, tau: float = 0.8) -> Tensor:

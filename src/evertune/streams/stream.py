@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evertune.errors import StreamError, nearest
+from evertune.streams.chain import chained
 from evertune.streams.source import Source
 from evertune.streams.task import Kind, Task, require_seen, some, warn_if_single
 
@@ -16,8 +17,9 @@ from evertune.streams.task import Kind, Task, require_seen, some, warn_if_single
 class Stream(Sequence[Task]):
     """Tasks in order of arrival, all of one kind.
 
-    Made from one data set by :meth:`class_incremental` or :meth:`domain_incremental`, or from tasks. Each class of a
-    class-incremental stream belongs to one task. ``classes`` holds all names in order of arrival.
+    Made from one data set by :meth:`class_incremental` or :meth:`domain_incremental`, from several by :meth:`chain`, or
+    from tasks. Each class of a class-incremental stream belongs to one task. ``classes`` holds all names in order of
+    arrival.
     """
 
     def __init__(
@@ -135,6 +137,38 @@ class Stream(Sequence[Task]):
         warn_if_single(train)
         settings = {"order_seed": None if order is not None else order_seed}
         return cls(tasks, data={"train": train, "test": test}, settings=settings)
+
+    @classmethod
+    def chain(cls, streams: Mapping[str, Stream], *, interleave: bool = False) -> Stream:
+        """Class-incremental streams of several data sets as one, each class and task named "key/name".
+
+        So "cat" of two data sets are two classes. Nothing is copied.
+
+        Parameters
+        ----------
+        streams : streams by key, in order of arrival.
+        interleave : the first task of each stream, then the second of each that has one …, not stream after stream.
+
+        Raises
+        ------
+        StreamError
+            No streams, one of domains, or a key that is empty or holds a slash.
+        """
+        if not streams:
+            raise StreamError("There are no streams to chain; give at least one, by name.")
+        for key, stream in streams.items():
+            if stream.kind != "class":
+                raise StreamError(
+                    f"Stream {key!r} is {stream.kind}-incremental: its classes come again in every task. Only "
+                    f"class-incremental streams can be chained."
+                )
+        data = {f"{key}/{part}": source for key, stream in streams.items() for part, source in stream.data.items()}
+        settings = {
+            "interleave": interleave,
+            "order_seed": {key: stream.settings.get("order_seed") for key, stream in streams.items()},
+            "streams": {key: stream.settings for key, stream in streams.items()},
+        }
+        return cls(chained(streams, interleave), data=data, settings=settings)
 
     @overload
     def __getitem__(self, index: int) -> Task: ...
