@@ -55,45 +55,43 @@ PLAIN: dict[str, Any] = {
     "start": "previous", "statistics": "centroids", "align_rate": 0.005, "align_scale": "none",
 }  # fmt: skip
 """HiDe-PET as its CIFAR-100 files have it, at a batch of 48."""
-TOGETHER: dict[str, Any] = {
-    "shared": "fsa", "shared_epochs": 10, "shared_follow_epochs": 0, "start": "shared", "statistics": "lowrank"
-}  # fmt: skip
-ALL = TOGETHER | {"blocks": "all"}
+ONCE: dict[str, Any] = {"shared": "fsa", "shared_epochs": 10, "shared_follow_epochs": 0}
+ALIGNED: dict[str, Any] = {"statistics": "lowrank", "align_rate": 12.5, "align_scale": "energy"}
 HIDE: dict[str, dict[str, Any]] = {
     name: PLAIN | changes
     for name, changes in {
         "as published": {},
+        "lowrank": {"statistics": "lowrank"},
+        "covariance": {"statistics": "covariance"},
+        "g once": {"shared": "fsa"},
+        "g freely": {"shared": "sequential"},
+        "g 10 epochs, then slowly": {"shared_epochs": 10, "shared_follow_epochs": 5},
+        "g 10 epochs, once": ONCE,
+        "e from g": {"start": "shared"},
+        "all blocks": {"blocks": "all"},
         "first 3 blocks, qkv": {
             "blocks": "0-2", "tuning.rank": 5, "tuning.alpha": 5.0, "tuning.targets": "qkv", "tuning.init": "lora"
         },
-        "all blocks": {"blocks": "all"},
-        "cosine schedules": {"schedule": "cosine", "shared_schedule": "cosine"},
-        "g once": {"shared": "fsa"},
-        "g freely": {"shared": "sequential"},
-        "e from g": {"start": "shared"},
+        "cosine": {"schedule": "cosine", "shared_schedule": "cosine"},
         "e at 2e-3": {"rate": 2e-3},
-        "e at 1e-3": {"rate": 1e-3},
-        "g 10 epochs first": {"shared_epochs": 10, "shared_follow_epochs": 5},
-        "covariance": {"statistics": "covariance"},
-        "lowrank": {"statistics": "lowrank"},
-        "together": TOGETHER,
-        "together, e at 1e-2": TOGETHER | {"rate": 1e-2},
-        "together, all blocks": TOGETHER | {"blocks": "all"},
-        "together, e 10 epochs": TOGETHER | {"epochs": 10},
-        "together, e at 1e-3": TOGETHER | {"rate": 1e-3},
-        "together, covariance": TOGETHER | {"statistics": "covariance"},
-        "together, all, adapter at 2e-3": ALL | {"tuning": "sequential_adapter", "rate": 2e-3, "shared_rate": 2e-3},
-        "together, all, adapter at 5e-3": ALL | {"tuning": "sequential_adapter"},
-        "together, all, adapter at 1e-2": ALL | {"tuning": "sequential_adapter", "rate": 1e-2, "shared_rate": 1e-2},
-        "together, all, prefix at 5e-3": ALL | {"tuning": "prefix"},
-        "together, all, prefix at 1e-2": ALL | {"tuning": "prefix", "rate": 1e-2, "shared_rate": 1e-2},
-        "together, all, prefix at 3e-2": ALL | {"tuning": "prefix", "rate": 3e-2, "shared_rate": 3e-2},
-        "together, align by energy": TOGETHER | {"align_rate": 12.5, "align_scale": "energy"},
+        "e at 1e-2": {"rate": 1e-2},
+        "once, lowrank": ONCE | {"statistics": "lowrank"},
+        "once, lowrank, from g": ONCE | {"statistics": "lowrank", "start": "shared"},
+        "once, lowrank, all blocks": ONCE | {"statistics": "lowrank", "blocks": "all"},
+        "once, lowrank, all blocks, from g": ONCE | {"statistics": "lowrank", "blocks": "all", "start": "shared"},
+        "once, lowrank, energy": ONCE | ALIGNED,
+        "slowly, lowrank, energy": ONCE | ALIGNED | {"shared": "fsa_sl", "shared_follow_epochs": 5},
+        **{
+            f"{kind} at {rate:g}": ONCE | ALIGNED | {"tuning": kind, "rate": rate, "shared_rate": rate}
+            for kind, rates in (("sequential_adapter", (2e-3, 5e-3, 1e-2)), ("prefix", (5e-3, 1e-2, 3e-2)))
+            for rate in rates
+        },
+        "once, lowrank, e at 2e-3": ONCE | {"statistics": "lowrank", "rate": 2e-3},
     }.items()
 }  # fmt: skip
 
 
-STAGES = {"first": ("ranpac", FIRST, (5, 5)), "follow": ("safe", FOLLOW, (4, 3)), "hide": ("hide_pet", HIDE, (4, 3))}
+STAGES = {"first": ("ranpac", FIRST, (5, 5)), "follow": ("safe", FOLLOW, (4, 3)), "hide": ("hide_pet", HIDE, (2, 2))}
 
 
 def pseudo_stream(train: Source, classes: tuple[str, ...], sizes: tuple[int, int], per_class: int, turn: int) -> Stream:
@@ -133,7 +131,7 @@ def main() -> None:
     parser.add_argument("--order-seed", type=int, default=1993)
     parser.add_argument("--train-per-class", type=int, default=100)
     parser.add_argument("--stage", choices=STAGES, default="first")
-    parser.add_argument("--only", default="", help="candidates whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="candidates whose name contains one of these")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--out", type=Path)
@@ -147,7 +145,7 @@ def main() -> None:
     streams = [pseudo_stream(train, classes, sizes, a.train_per_class, turn) for turn in range(a.turns)]
     table = {}
     for name, options in candidates.items():
-        if a.only in name:
+        if any(part in name for part in a.only):
             table[name] = score(method, backbone, streams, options, a.precision)
             print(f"{name:28s} {table[name]}", flush=True)
     if a.out:

@@ -107,10 +107,10 @@ class Passes:
         ids = ids.cpu()
         missing = torch.ones(len(ids), dtype=torch.bool)
         features = torch.zeros(len(ids), self.backbone.shape.width, device=self.backbone.device)
-        names = {slot: slots[slot].fingerprint() for slot in torch.unique(ids).tolist()} if self._memory else {}
+        memory = self._memory
+        names = {} if memory is None else {slot: slots[slot].fingerprint() for slot in torch.unique(ids).tolist()}
         for slot, name in names.items():
-            remembered = self._memory.get(name) if self._memory else None
-            if remembered is not None:
+            if memory is not None and (remembered := memory.get(name)) is not None:
                 rows = ((ids == slot) & remembered[1]).nonzero()[:, 0]
                 features[rows], missing[rows] = remembered[0][rows], False
         if missing.any():
@@ -118,8 +118,8 @@ class Passes:
             features[missing] = fresh[missing]
             for slot, name in names.items():
                 rows = ((ids == slot) & missing).nonzero()[:, 0]
-                if self._memory and len(rows):
-                    self._memory.put(name, features[rows], rows)
+                if memory is not None and len(rows):
+                    memory.put(name, features[rows], rows)
         return features
 
     def _route(self, slots: Slots, ids: Tensor, missing: Tensor) -> Tensor:

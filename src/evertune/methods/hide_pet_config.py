@@ -53,8 +53,8 @@ EVERTUNE: dict[str, Any] = {
         "lora": {"tuning_options": {"rank": 4, "targets": "kv", "init": "wide"}},
         "sequential_adapter": {"tuning_options": {"bottleneck": 8}},
     },
-    "blocks": "all", "batch_size": 48, "epochs": 5, "rate": 5e-3, "schedule": "constant", "contrastive": 0.01,
-    "shared": "fsa", "shared_epochs": 10, "shared_follow_epochs": 0, "shared_rate": 5e-3, "start": "shared",
+    "batch_size": 48, "epochs": 5, "rate": 5e-3, "schedule": "constant", "contrastive": 0.01,
+    "shared": "fsa", "shared_epochs": 10, "shared_follow_epochs": 0, "shared_rate": 5e-3,
     "statistics": "lowrank", "align_rate": 12.5, "align_scale": "energy",
 }  # fmt: skip
 """Ours; docs/defaults.md says how it was chosen."""

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from evertune.backbones import Passes, TimmViT, digest
-from evertune.tuning import Tuning, make_tuning
+from evertune.tuning import Bank, Tuning, make_tuning
 
 
 def make(vit: TimmViT, blocks: str = "all", kind: str = "adapter", **options: Any) -> Tuning:
@@ -41,16 +41,16 @@ def calls(vit: TimmViT) -> Iterator[Counter[str]]:
 
 
 class Remembered(dict[str, tuple[Tensor, Tensor]]):
-    """Features and which of their rows are known, by branch."""
+    """Features and which of their rows are known, by branch, of a batch of so many images."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
 
     def put(self, branch: str, features: Tensor, rows: Tensor) -> None:
-        size = max(int(rows.max()) + 1, len(self[branch][1]) if branch in self else 0)
-        whole, known = torch.zeros(size, features.shape[1]), torch.zeros(size, dtype=torch.bool)
-        if branch in self:
-            old = self[branch]
-            whole[: len(old[0])], known[: len(old[1])] = old
+        empty = torch.zeros(self.size, features.shape[1]), torch.zeros(self.size, dtype=torch.bool)
+        whole, known = self.setdefault(branch, empty)
         whole[rows], known[rows] = features, True
-        self[branch] = whole, known
 
 
 def test_asking_twice_costs_once(vit: TimmViT, images: Tensor, calls: Counter[str]) -> None:
@@ -136,7 +136,7 @@ def test_a_branch_that_shares_tokens_made_without_gradients_trains(vit: TimmViT,
 
 
 def test_memory_spares_frozen_branches_even_the_decoding(vit: TimmViT, images: Tensor, calls: Counter[str]) -> None:
-    memory, frozen, trained = Remembered(), make(vit).freeze(), make(vit, kind="lora")
+    memory, frozen, trained = Remembered(len(images)), make(vit).freeze(), make(vit, kind="lora")
     first = Passes(vit, images, memory=memory)
     expected = [first(), first(frozen), first(trained)]
     assert set(memory) == {"plain", frozen.fingerprint()}
@@ -160,6 +160,81 @@ def test_without_a_memory_no_tuning_is_hashed(vit: TimmViT, images: Tensor, monk
     Passes(vit, images)(make(vit).freeze())
 
 
+# -- a tuning for every image ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bank(vit: TimmViT) -> Bank:
+    slots = Bank(make(vit, kind="lora"))
+    generator = torch.Generator().manual_seed(3)
+    for slot in range(3):
+        with torch.no_grad():
+            for parameter in slots.open().parameters():
+                parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
+        slots.freeze(slot)
+    return slots
+
+
+def one_by_one(vit: TimmViT, images: Tensor, bank: Bank, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([vit(images[i : i + 1], bank[int(ids[i])]) for i in range(len(ids))]).float()
+
+
+@pytest.mark.parametrize("bucket", [1, 2, 100])
+def test_each_image_under_its_own_slot(vit: TimmViT, bank: Bank, monkeypatch: pytest.MonkeyPatch, bucket: int) -> None:
+    """Alone, in buckets, or mixed: the same answers."""
+    monkeypatch.setattr("evertune.backbones.passes.BUCKET", bucket)
+    images = torch.rand(7, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ids = torch.tensor([2, 0, 2, 1, 2, 0, 2])
+    passes = Passes(vit, images)
+    features = passes.routed(bank, ids)
+    torch.testing.assert_close(features, one_by_one(vit, images, bank, ids), rtol=0, atol=1e-6)
+    assert not features.requires_grad and passes.forwards == {1: 3, 2: 3, 100: 1}[bucket]
+
+
+def test_kinds_that_do_not_mix_are_passed_in_buckets(vit: TimmViT, images: Tensor) -> None:
+    slots = Bank(make(vit, kind="ssf"))
+    slots.open()
+    with torch.no_grad():
+        for parameter in slots.open().parameters():
+            parameter.add_(0.5)
+    ids = torch.arange(len(images)) % 2
+    passes = Passes(vit, images)
+    features = passes.routed(slots, ids)
+    torch.testing.assert_close(features, one_by_one(vit, images, slots, ids), rtol=0, atol=1e-5)
+    assert passes.forwards == 2
+
+
+def test_only_images_with_an_unknown_slot_are_passed_again(vit: TimmViT, images: Tensor, bank: Bank) -> None:
+    memory, ids = Remembered(len(images)), torch.arange(len(images)) % 2
+    first = Passes(vit, images, memory=memory).routed(bank, ids)
+
+    def unread() -> Tensor:
+        raise AssertionError("the images were not needed")
+
+    assert torch.equal(Passes(vit, unread, memory=memory).routed(bank, ids), first)
+    changed = ids.clone()
+    changed[0] = 2
+    again = Passes(vit, images, memory=memory).routed(bank, changed)
+    assert torch.equal(again[1:], first[1:])
+    torch.testing.assert_close(again, one_by_one(vit, images, bank, changed), rtol=0, atol=1e-6)
+    assert memory[bank[2].fingerprint()][1].nonzero().tolist() == [[0]]
+
+
+def test_every_process_passes_its_own_images(vit: TimmViT, images: Tensor, bank: Bank) -> None:
+    ids = torch.arange(len(images)) % 3
+    whole = one_by_one(vit, images, bank, ids)
+    for rank in range(2):
+        mine = images.tensor_split(2)[rank]
+        others = whole.tensor_split(2)
+
+        def gather(part: Tensor, rank: int = rank, others: Any = others) -> Tensor:
+            return torch.cat([part if i == rank else other for i, other in enumerate(others)])
+
+        passes = Passes(vit, mine, gather=gather, part=lambda t, rank=rank: t.tensor_split(2)[rank])  # type: ignore[misc]
+        torch.testing.assert_close(passes.routed(bank, ids), whole, rtol=0, atol=1e-6)
+
+
 def test_images_are_made_once_and_late(vit: TimmViT, images: Tensor) -> None:
     made: list[int] = []
 
@@ -175,7 +250,7 @@ def test_images_are_made_once_and_late(vit: TimmViT, images: Tensor) -> None:
 
 
 def test_features_of_all_processes_are_gathered(vit: TimmViT, images: Tensor) -> None:
-    memory = Remembered()
+    memory = Remembered(2 * len(images))
     passes = Passes(vit, images, gather=lambda t: torch.cat([t, t]), memory=memory)
     assert len(passes()) == len(memory["plain"][0]) == 2 * len(images)
 
