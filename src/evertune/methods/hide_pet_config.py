@@ -51,10 +51,11 @@ the plain model (§9, §12.4)."""
 EVERTUNE: dict[str, Any] = {
     "by_kind": {
         "lora": {"tuning_options": {"rank": 4, "targets": "kv", "init": "wide"}},
-        "sequential_adapter": {"tuning_options": {"bottleneck": 8}},
+        "sequential_adapter": {"tuning_options": {"bottleneck": 8}, "rate": 1e-2, "shared_rate": 1e-2},
+        "prefix": {"tuning_options": {"length": 20}, "rate": 1e-2, "shared_rate": 1e-2},
     },
     "batch_size": 48, "epochs": 5, "rate": 5e-3, "schedule": "constant", "contrastive": 0.01,
-    "shared": "fsa", "shared_epochs": 10, "shared_follow_epochs": 0, "shared_rate": 5e-3,
+    "shared": "fsa_sl", "shared_epochs": 10, "shared_follow_epochs": 5, "shared_rate": 5e-3,
     "statistics": "lowrank", "align_rate": 12.5, "align_scale": "energy",
 }  # fmt: skip
 """Ours; docs/defaults.md says how it was chosen."""
