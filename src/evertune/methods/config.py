@@ -43,14 +43,14 @@ class Config:
         if preset not in cls.presets:
             raise ConfigError(f"No preset is called {preset!r}. {nearest(preset, cls.presets)}")
         merged = dict(cls.presets[preset])
-        by_kind = merged.pop("by_kind", {})  # what a preset says of a kind of tuning it may not choose itself
+        by_kind = merged.pop("by_kind", {})  # what a preset says otherwise for some kinds of tuning
         tuning = {k.removeprefix(TUNING_PREFIX): v for k, v in options.items() if k.startswith(TUNING_PREFIX)}
         plain = {k: v for k, v in options.items() if not k.startswith(TUNING_PREFIX)}
         if plain.get("tuning", merged.get("tuning")) != merged.get("tuning"):
             merged.pop("tuning_options", None)  # they belong to the preset's kind of tuning
         known = {f.name: f for f in dataclasses.fields(cls)}
         if "tuning" in known:
-            merged = by_kind.get(plain.get("tuning", merged.get("tuning", known["tuning"].default)), {}) | merged
+            merged |= by_kind.get(plain.get("tuning", merged.get("tuning", known["tuning"].default)), {})
         merged.update(plain)
         if tuning and "tuning" not in known:
             raise ConfigError(f"This method trains no tuning: {TUNING_PREFIX}{next(iter(tuning))} means nothing to it.")

@@ -39,12 +39,20 @@ CIFAR100: dict[str, Any] = {
     "warmup": 0, "shared_warmup": 0, "contrastive": 0.01,
 }  # fmt: skip
 """The released configuration files of CIFAR-100 (§12.3), their slow factors filled in from the recipes."""
+CIFAR100_BY_KIND = {
+    **{kind: recipe | CIFAR100 for kind, recipe in BY_KIND.items()},
+    "lora": LORA | CIFAR100 | {"tuning_options": {"rank": 4, "targets": "kv", "init": "wide"}},
+    "sequential_adapter": ADAPTER | CIFAR100 | {"tuning_options": {"bottleneck": 8}},
+}
 
-HIDE_PROMPT: dict[str, Any] = {
-    "tuning": "prefix", "tuning_options": {"length": 5},
-    "shared": "none", "router_head": "mlp", "shared_epochs": 20, "shared_rate": 5e-4 * SCALE,
-    "rate": 0.03 * SCALE, "schedule": "step", "contrastive": 0.1,
-}  # fmt: skip
+HIDE_PROMPT: dict[str, Any] = {"tuning": "prefix", "shared": "none", "router_head": "mlp", "shared_epochs": 20} | {
+    "by_kind": {
+        kind: PREFIX
+        | {"tuning_options": {"length": 5}, "shared_rate": 5e-4 * SCALE, "shared_schedule": "constant"}
+        | {"rate": 0.03 * SCALE, "schedule": "step", "contrastive": 0.1}
+        for kind in ("prefix", "prompt")
+    }
+}
 """The predecessor (Wang et al., NeurIPS 2023, arXiv 2310.07234) on CIFAR-100: prompts only, a router on the features of
 the plain model (§9, §12.4)."""
 
@@ -127,13 +135,8 @@ class HiDeConfig(TuningConfig):
     presets = {  # noqa: RUF012
         "reference": {"by_kind": BY_KIND},
         "released": {"by_kind": RELEASED_BY_KIND, "schedule_lag": True},
-        "cifar100": CIFAR100
-        | {
-            "by_kind": BY_KIND
-            | {"lora": LORA | {"tuning_options": {"rank": 4, "targets": "kv", "init": "wide"}}}
-            | {"sequential_adapter": ADAPTER | {"tuning_options": {"bottleneck": 8}}}
-        },
-        "hide_prompt": HIDE_PROMPT | {"by_kind": {"prefix": PREFIX}},
+        "cifar100": CIFAR100 | {"by_kind": CIFAR100_BY_KIND},
+        "hide_prompt": HIDE_PROMPT,
         "evertune": EVERTUNE,
     }
 
