@@ -32,7 +32,7 @@ class Learner:
     Parameters
     ----------
     method
-        ``"safe"``, ``"ranpac"``, ``"aper"``, ``"simple_cil"``.
+        ``"safe"``, ``"hide_pet"``, ``"ranpac"``, ``"aper"``, ``"simple_cil"``.
     backbone
         A name for :func:`evertune.load_backbone`, or a loaded backbone, which may be shared by several learners.
     preset
@@ -222,13 +222,14 @@ class Learner:
         if len(given) != images:
             raise StreamError(f"There are {images} images and {len(given)} task identities: give one, or one for each.")
         names = {entry["task"]: number for number, entry in enumerate(self.history)}
+        numbers = {str(number): number for number in range(len(self.history))} | names
         for one in given:
-            if one not in names and not (isinstance(one, int) and 0 <= one < len(self.history)):
+            if str(one) not in numbers:
                 raise StreamError(
                     f"No task is called {one!r}: {len(self.history)} were learned, {', '.join(list(names)[:10])}; give "
                     f"one of these names or a number from 0 to {len(self.history) - 1}."
                 )
-        return torch.tensor([one if isinstance(one, int) else names[one] for one in given])
+        return torch.tensor([numbers[str(one)] for one in given])
 
     def _classes_of_tasks(self) -> Tensor:
         """Which classes occurred in which task, [T, K]."""
@@ -257,6 +258,8 @@ class Learner:
                 "Learn them or leave them out."
             )
         source = self._readable(test)
+        if task is not None:
+            self._task_numbers(task, 1)
         position = {name: i for i, name in enumerate(self.classes)}
         truth = torch.tensor([position.get(name, -1) for name in test.classes])[torch.as_tensor(test.labels)]
 

@@ -384,7 +384,7 @@ def cached_features_change_no_score(method: str, preset: str | None) -> None:
 def phases_are_only_announced(method: str, preset: str | None) -> None:
     me = taught(method, preset)
     before = state(me)
-    me.method.phases(TaskInfo(index=3, present=(6,), new=(6,), known=6, size=5))
+    next(iter(me.method.phases(TaskInfo(index=3, present=(6,), new=(6,), known=6, size=5))))
     require_same(state(me), before)
 
 
@@ -506,10 +506,14 @@ def unknown_names_are_told_with_the_nearest(method: str, preset: str | None) -> 
 # -- every method × every behaviour ------------------------------------------------------------------------------------
 
 
+OTHERS = (("safe", "released"), ("hide_pet", "hide_prompt"), ("hide_pet", "evertune"))
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
     ("method", "preset"),
-    [pytest.param(name, None, id=name) for name in METHODS] + [pytest.param("safe", "released", id="safe-released")],
+    [pytest.param(name, None, id=name) for name in METHODS]
+    + [pytest.param(name, preset, id=f"{name}-{preset}") for name, preset in OTHERS],
 )
 def test_contract(method: str, preset: str | None, check: Check) -> None:
     check(method, preset)

@@ -460,6 +460,9 @@ def test_a_learner_is_taught_task_after_task_and_predicts(weights: Path, tiny: l
     objects = [json.loads(line) for line in works("predict", kept, *pictures, "-w", weights, "--json").splitlines()]
     assert [o["class"] for o in objects] == ["blue", "green", "red"] and objects[0]["image"] == str(pictures[0])
     assert all(isinstance(o["score"], float) for o in objects)
+    told = works("predict", kept, pictures[0], "-w", weights, "--task", "task 2").split("\t")
+    assert told[1] == "green"  # the only class of that task
+    assert "No task is called" in refused("predict", kept, pictures[0], "-w", weights, "--task", "may")
 
     night = write_folder(tmp_path / "night", ["blue", "red"], 3, seed=9)
     assert "no new class" in refused("learn", kept, "--data", night, "-w", weights)

@@ -376,6 +376,12 @@ def predict(
         bool,
         typer.Option("--json", help='One JSON object per line: {"image", "class", "score"}.', rich_help_panel=o.OUTPUT),
     ] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="The task these images are known to belong to, by name: only its classes are answered.", metavar="NAME"
+        ),
+    ] = None,
     weights: o.Weights = None,
     precision: o.Precision = "fp32",
     device: o.Device = "auto",
@@ -392,7 +398,7 @@ def predict(
         learner = o.kept_learner(
             home, weights, precision=precision, device=device, workers=workers, eval_batch=eval_batch, progress=False
         )
-        best, index = learner.scores(images).max(1)
+        best, index = learner.scores(images, task).max(1)
         for image, score, i in zip(images, best.tolist(), index.tolist(), strict=True):
             name = learner.classes[i]
             if as_json:

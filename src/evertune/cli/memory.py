@@ -18,5 +18,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or another system
         return
-    mallopt(TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(MMAP_THRESHOLD, 2**30)
+    # Either setting ends glibc's own adaptation, so one without the other is worse than none; older ones refuse 1 GiB.
+    if mallopt(MMAP_THRESHOLD, 2**30) or mallopt(MMAP_THRESHOLD, 2**25):
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)

@@ -198,9 +198,13 @@ class Engine:
         With ``remember``, for data that is evaluated again and again, features of frozen branches are computed once per
         data set; if ``branches`` are all there is to know and all are known, no image is even decoded.
         """
-        names = ["plain" if t is None else t.fingerprint() for t in branches if t is None or t.frozen]
         data = source.digest if remember else ""
-        cached = remember and len(names) == len(branches) and all(self.cache.holds(name, data) for name in names)
+        frozen = [t for t in branches if t is None or t.frozen]
+        cached = (
+            remember
+            and len(frozen) == len(branches)
+            and all(self.cache.holds("plain" if t is None else t.fingerprint(), data) for t in frozen)
+        )
         spread = self.runtime.world > 1
         parts: dict[str, list[Tensor]] = {}
         with torch.no_grad(), self._bar("evaluation", len(source)) as bar:

@@ -76,11 +76,8 @@ class Config:
     @classmethod
     def explain(cls) -> list[tuple[str, Any, str]]:
         """(name, default, explanation) of every option, defaults after the first preset."""
-        first = next(iter(cls.presets.values()))
-        return [
-            (f.name, first.get(f.name, f.metadata.get("default", f.default)), f.metadata.get("text", ""))
-            for f in dataclasses.fields(cls)
-        ]
+        first = cls.make()
+        return [(f.name, getattr(first, f.name), f.metadata.get("text", "")) for f in dataclasses.fields(cls)]
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:

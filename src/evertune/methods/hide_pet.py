@@ -32,6 +32,7 @@ class HiDePET(Method):
     config_type = HiDeConfig
     config: HiDeConfig
     fresh: Tensor
+    distance: Tensor
 
     def __init__(self, config: HiDeConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
@@ -40,16 +41,18 @@ class HiDePET(Method):
             return make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options)
 
         def statistics() -> ClassGaussians:
-            return ClassGaussians(config.statistics, centroids=config.centroids, rank=config.rank)
+            return ClassGaussians(config.statistics, centroids=config.centroids, rank=config.statistics_rank)
 
-        self.g, self.e = Bank(tuning()), Bank(tuning())
-        self.average = Bank(tuning())  # EMA's copy of g
+        self.g, self.e, self.average = Bank(tuning()), Bank(tuning()), Bank(tuning())  # the last is EMA's copy of g
         router = MLPHead if config.router_head == "mlp" else LinearHead
-        self.psi, self.omega, self.tasks = LinearHead(width), router(width), router(width)
+        self.psi, self.omega, self.task_head = LinearHead(width), router(width), router(width)
         self.uninstructed, self.instructed = statistics(), statistics()
         self.task_u, self.task_h = TaskFeatures(), TaskFeatures()
-        self.distribution = TaskCentroids(config.centroids, order=config.order, quantile=config.quantile)
+        order, quantile = config.accumulate_order, config.accumulate_quantile
+        self.distribution = TaskCentroids(config.centroids, order=order, quantile=quantile)
+        self.interim = LinearHead(width)  # what g_k learns with where ω reads another feature
         self.register_buffer("fresh", torch.ones((), dtype=torch.bool))  # whether this task opened its shared set
+        self.register_buffer("distance", torch.zeros(()))  # of this task from the nearest past one
 
     def phases(self, task: TaskInfo) -> Iterator[Phase]:
         c, t = self.config, task.index
@@ -80,9 +83,13 @@ class HiDePET(Method):
             self.task_u.close()
             plain = self.task_u.features
             self.task_u.clear()
-            chosen = self.distribution.assign(self.distribution.nearest(plain), c.threshold)
+            match = self.distribution.nearest(plain)
+            self.distance.fill_(match.distance if match else 0.0)
+            chosen = self.distribution.assign(match, c.accumulate_threshold)
             self.distribution.add(plain, chosen, self.generators.sampling)
-        self.fresh.fill_(chosen == len(self.g))
+            self.interim = LinearHead(self.width)
+            self.interim.grow(len(task.present), self.generators.init)
+        self.fresh.fill_(task.index == 0 if c.shared == "none" else chosen == len(self.g))
         if self.fresh and c.shared != "none":
             self.g.open()
         self.omega.grow(len(task.present), self.generators.init)
@@ -94,31 +101,32 @@ class HiDePET(Method):
             return None
         return self.g[int(self.distribution.domain[-1]) if self.config.accumulate else 0]
 
+    @property
+    def _interim(self) -> nn.Module:
+        """The layer g learns with: ω itself, unless û is not g's."""
+        return self.interim if self.config.accumulate else self.omega
+
     def _shared_phases(self, task: TaskInfo) -> Iterator[Phase]:
         c, g = self.config, self._current
         follow = c.shared_epochs if c.shared_follow_epochs is None else c.shared_follow_epochs
         epochs = c.shared_epochs if self.fresh else follow
-        loss = functools.partial(self.shared_loss, task)
+        loss, head = functools.partial(self.shared_loss, task), self._interim
         if c.shared == "fix_then_tune":
             alone = min(c.fix_epochs, epochs)
-            yield Optimise("interim head", loss, self.omega.parameters, c.shared_recipe(alone))
+            yield Optimise("interim head", loss, head.parameters, c.shared_recipe(alone))
             epochs -= alone
         own = [] if g is None or (c.shared == "fsa" and not self.fresh) else list(g.parameters())
         slow = c.shared == "sl" or (c.shared == "fsa_sl" and not self.fresh)
         if epochs:
-            yield Optimise(
-                "shared parameters",
-                loss,
-                lambda: [*own, *self.omega.parameters()],
-                c.shared_recipe(epochs),
-                lambda: [(own, c.slow if slow else 1.0)],
-            )
+            factors = [(own, c.slow if slow else 1.0)]
+            parameters = [*own, *head.parameters()]
+            yield Optimise("shared parameters", loss, lambda: parameters, c.shared_recipe(epochs), lambda: factors)
         if g is not None:
             yield Solve("keep shared parameters", functools.partial(self._keep_shared, g))
 
     def shared_loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
-        """Cross-entropy of ω over the task's own rows."""
-        own = self.omega(batch.passes(self._current))[:, -len(task.present) :]
+        """Cross-entropy over the task's own rows of ω, its last ones."""
+        own = self._interim(batch.passes(self._current))[:, -len(task.present) :]
         return {"shared": task_cross_entropy(own, batch.labels, task.present)}
 
     def _keep_shared(self, g: Tuning) -> None:
@@ -172,13 +180,15 @@ class HiDePET(Method):
             features.close()
             statistics.fit(features.features, features.labels, task.index, self.generators.sampling)
             features.clear()
-        entries, tasks, classes = torch.arange(self.uninstructed.entries), self.entry_task, self.instructed.entry_class
+        u, entries = self.uninstructed, torch.arange(self.uninstructed.entries)
         if c.identity == "task_head":
-            self.tasks.grow(1, self.generators.init)
-            self._rehearse(self.tasks, self.uninstructed, tasks, c.tii_epochs, len(entries))
+            self.task_head.grow(1, self.generators.init)
+            self._rehearse(self.task_head, u, u.entry_task, c.tii_epochs, known)
+        if c.accumulate and not known:  # ω saw no image
+            self._rehearse(self.omega, u, entries, c.tii_epochs, len(entries))
         if known:
-            self._rehearse(self.omega, self.uninstructed, entries, c.tii_epochs, known)
-            self._rehearse(self.psi, self.instructed, classes, c.tap_epochs, known)
+            self._rehearse(self.omega, u, entries, c.tii_epochs, known)
+            self._rehearse(self.psi, self.instructed, self.instructed.entry_class, c.tap_epochs, known)
 
     def _rehearse(self, head: nn.Module, statistics: ClassGaussians, targets: Tensor, epochs: int, steps: int) -> None:
         def draw(n: int) -> tuple[Tensor, Tensor]:
@@ -197,10 +207,6 @@ class HiDePET(Method):
         """What û is made with; several shared sets cannot serve one û, so then it is the plain model's."""
         return None if self.config.shared == "none" or self.config.accumulate else self.g[0]
 
-    @property
-    def entry_task(self) -> Tensor:
-        return self.uninstructed.entry_task
-
     def _entry_logits(self, passes: Passes) -> Tensor:
         """ω(û), [B, E]: one column for each class of each task; under EMA the larger of both copies'."""
         logits: Tensor = self.omega(passes(self._router))
@@ -209,15 +215,15 @@ class HiDePET(Method):
     def identify(self, passes: Passes) -> Tensor:
         c = self.config
         if c.identity == "task_head":
-            logits: Tensor = self.tasks(passes(self._router))
+            logits: Tensor = self.task_head(passes(self._router))
         else:
-            logits = by_group(self._entry_logits(passes), self.entry_task, len(self.e), c.identity == "class_logsumexp")
+            owner, together = self.uninstructed.entry_task, c.identity == "class_logsumexp"
+            logits = by_group(self._entry_logits(passes), owner, len(self.e), together)
         return logits.argmax(1)
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
-        routed = self.told(passes, self.identify(passes))
         shared = by_group(self._entry_logits(passes), self.uninstructed.entry_class, self.psi.classes)
-        return {"routed": routed, "uninstructed": shared}
+        return {"routed": self.told(passes, self.identify(passes)), "uninstructed": shared}
 
     def told(self, passes: Passes, tasks: Tensor) -> Tensor:
         logits: Tensor = self.psi(passes.routed(self.e, tasks))
@@ -235,9 +241,10 @@ class HiDePET(Method):
         return (self._router, *(bank[i] for bank in (self.average, self.e) for i in range(len(bank))))
 
     def describe(self) -> dict[str, Any]:
-        kept = {"tunings": sum(len(bank) * bank.nbytes for bank in (self.g, self.e, self.average))}
-        kept |= {"statistics": self.uninstructed.nbytes + self.instructed.nbytes}
+        tunings = sum(len(bank) * bank.nbytes for bank in (self.g, self.e, self.average))
+        kept = {"tunings": tunings, "statistics": self.uninstructed.nbytes + self.instructed.nbytes}
         found: dict[str, Any] = {"bytes": kept}
         if self.config.accumulate:
-            found |= {"shared set": int(self.distribution.domain[-1]), "opened": bool(self.fresh)}
+            chosen = int(self.distribution.domain[-1])
+            found |= {"shared set": chosen, "opened": bool(self.fresh), "distance": float(self.distance)}
         return found

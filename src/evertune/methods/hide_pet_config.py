@@ -85,35 +85,37 @@ class HiDeConfig(TuningConfig):
     shared_epochs: int = option(50, "epochs of g in each task")
     shared_follow_epochs: int | None = option(None, "in tasks after the first, if not the same")
     shared_rate: float = option(0.03 * SCALE, "rate of g and its head")
-    shared_schedule: Literal["cosine", "step", "constant"] = option("constant", "its schedule")
-    shared_warmup: int = option(0, "its epochs of rising rate")
+    shared_schedule: Literal["cosine", "step", "constant"] = option("constant", "schedule of g and its head")
+    shared_warmup: int = option(0, "epochs of rising rate of g")
     slow: float = option(0.1, "factor on g's rate where it learns slowly")
     fix_epochs: int = option(10, "epochs of the head alone, for fix_then_tune")
     ema: float = option(0.99, "m_t = ema · m_{t−1} + (1 − ema) · g_t, for ema")
 
-    epochs: int = option(50, "epochs of e_t")
-    rate: float = option(0.01 * SCALE, "its rate")
-    warmup: int = option(0, "its epochs of rising rate")
+    epochs: int = option(50, "epochs of e_t in each task")
+    rate: float = option(0.01 * SCALE, "rate of e_t at the start")
+    warmup: int = option(0, "epochs of rising rate of e_t")
     head_factor: float = option(1.0, "factor on the rate of the output layer ψ")
     first_factor: float = option(1.0, "factor on the rate of e_1")
-    start: Literal["previous", "shared", "fresh"] = option("previous", "what e_t starts from: e_{t−1}, g, or a draw")
+    start: Literal["previous", "shared", "fresh"] = option(
+        "previous", "what e_t starts from: e_{t−1}, g, or the values e_1 was drawn with"
+    )
     ensemble: float = option(0.1, "m in e_t ← (1 − m) e_t + m · mean of the earlier ones (§7.3)")
     ensemble_space: Literal["parameters", "delta"] = option("parameters", "where that is done; delta: on ΔW (lora)")
     contrastive: float = option(1e-3, "λ, weight of the contrastive regulariser L_CR (§7.2)")
-    temperature: float = option(0.8, "its τ")
+    temperature: float = option(0.8, "τ of L_CR")
 
     statistics: Literal["centroids", "covariance", "variance", "lowrank"] = option(
         "centroids", "what is kept of a class's features (§8.2); lowrank is ours"
     )
     centroids: int = option(10, "k-means centroids per class")
-    rank: int = option(10, "directions per class, for lowrank")
+    statistics_rank: int = option(10, "directions per class, for lowrank")
     statistics_first: bool = option(False, "take them before the ensemble (released for prefixes, §14.2-4)")
 
     identity: Literal["class_max", "class_logsumexp", "task_head"] = option(
         "class_max", "how the task is read from û: its best class, its classes together, or a layer of its own (§9)"
     )
     router_head: Literal["linear", "mlp"] = option("linear", "auxiliary output layer on û; mlp: HiDe-Prompt's")
-    tii_epochs: int = option(30, "epochs of the router's alignment")
+    tii_epochs: int = option(30, "epochs of the router's alignment; 0 leaves it out")
     tap_epochs: int = option(30, "epochs of the task-adaptive prediction's alignment; 0 leaves it out")
     align_rate: float = option(0.005, "rate of both at the start")
     align_scale: Literal["none", "energy"] = option(
@@ -122,9 +124,9 @@ class HiDeConfig(TuningConfig):
     align_samples: int = option(5, "pseudo-features per class and epoch, in batches")
 
     accumulate: bool = option(False, "a growing set of shared g_k, opened for tasks far from all known (§11)")
-    threshold: float = option(1.0, "distance from which a task is far, 0 to 2")
-    order: int = option(5, "which smallest distance of a task counts")
-    quantile: float | None = option(None, "which quantile of them counts instead, e.g. 0.5")
+    accumulate_threshold: float = option(1.0, "distance from which a task is far and opens a set, 0 to 2")
+    accumulate_order: int = option(5, "which smallest distance of a task's images counts")
+    accumulate_quantile: float | None = option(None, "which quantile of them counts instead, e.g. 0.5")
 
     presets = {  # noqa: RUF012
         "reference": {"by_kind": BY_KIND},
@@ -140,14 +142,22 @@ class HiDeConfig(TuningConfig):
             require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be positive.")
         for name in (
             "shared_epochs", "fix_epochs", "slow", "floor", "warmup", "shared_warmup", "head_factor", "first_factor",
-            "contrastive", "tii_epochs", "tap_epochs", "threshold",
+            "contrastive", "tii_epochs", "tap_epochs", "accumulate_threshold",
         ):  # fmt: skip
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
-        for name in ("ensemble", "ema", "quantile"):
+        for name in ("ensemble", "ema", "accumulate_quantile"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"{name}={value} must be between 0 and 1.")
-        for name in ("centroids", "rank", "align_samples", "order"):
+        for name in ("centroids", "statistics_rank", "align_samples", "accumulate_order"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
+        follow = self.shared_follow_epochs
+        require(follow is None or follow >= 0, f"shared_follow_epochs={follow} must not be negative, or none.")
+        for warmup, epochs in (("warmup", "epochs"), ("shared_warmup", "shared_epochs")):
+            risen, whole = getattr(self, warmup), getattr(self, epochs)
+            require(
+                not risen or not whole or risen < whole,
+                f"With {warmup}={risen} the rate still rises when {epochs}={whole} are over: set {warmup} lower, or 0.",
+            )
         require(self.clip is None or self.clip > 0, f"clip={self.clip} must be positive, or none.")
         require(
             not (self.accumulate and self.shared in ("none", "ema")),

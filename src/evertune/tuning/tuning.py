@@ -61,6 +61,7 @@ class Tuning(nn.Module):
                 f"{self.kind}: blocks {outside or '(none)'} asked for, the backbone has blocks 0 to {shape.depth - 1}."
             )
         self.blocks = nn.ModuleDict()
+        self._made: tuple[list[tuple[int, int]], str] | None = None
 
     def block(self, index: int) -> BlockTuning | None:
         name = str(index)
@@ -89,9 +90,12 @@ class Tuning(nn.Module):
         return super().train(mode and not self.frozen)
 
     def fingerprint(self) -> str:
-        """A digest of the values: equal for equal tunings. Made anew at each call, at the cost of reading them once."""
-        described = f"{self.kind}{self.indices}{self.settings}{digest(self.state_dict())}"
-        return hashlib.sha256(described.encode()).hexdigest()
+        """A digest of the values: equal for equal tunings. Made anew only when one was changed in place or replaced."""
+        versions = [(p.data_ptr(), p._version) for p in self.parameters()]
+        if self._made is None or self._made[0] != versions:
+            described = f"{self.kind}{self.indices}{self.settings}{digest(self.state_dict())}"
+            self._made = versions, hashlib.sha256(described.encode()).hexdigest()
+        return self._made[1]
 
 
 def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> nn.Parameter:

@@ -190,23 +190,80 @@ def test_the_loss_is_that_of_the_tasks_columns(tiny: TimmViT, stream: Stream) ->
     torch.testing.assert_close(terms["classification"], F.cross_entropy(filled, batch.labels))
 
 
+@pytest.mark.parametrize(("task", "steps"), [(1, 2), (2, 4)])
+def test_alignment_takes_a_step_per_class_of_earlier_tasks(
+    tiny: TimmViT, stream: Stream, monkeypatch: pytest.MonkeyPatch, task: int, steps: int
+) -> None:
+    me, called = taught(tiny, stream[:task], align_samples=3), []
+
+    def counted(head: Any, draw: Any, **settings: Any) -> None:
+        called.append((settings["steps"], settings["batch"], settings["epochs"]))
+
+    monkeypatch.setattr("evertune.methods.hide_pet.align", counted)
+    me.learn(stream[task])
+    assert called == [(steps, 3 * 8, 5), (steps, 3 * 8, 5)]  # ω, then ψ
+
+
+def test_a_task_trains_its_own_slot_and_the_output_layer(tiny: TimmViT, stream: Stream) -> None:
+    me = taught(tiny, stream[:2])
+    method, found = method_of(me), {}
+    original = method.phases
+
+    def watched(info: TaskInfo) -> Iterator[Any]:
+        for phase in original(info):
+            if isinstance(phase, Optimise):
+                found[phase.name] = {id(p) for p in phase.parameters() if p.requires_grad}
+            yield phase
+
+    method.phases = watched  # type: ignore[method-assign]
+    heads: dict[str, set[int]] = {}
+    me.learn(
+        stream[2], on_phase=lambda _: heads.setdefault("psi", set()).update(id(p) for p in method.psi.parameters())
+    )
+    assert found["task-specific parameters"] & heads["psi"]
+    slots = {id(p) for slot in list(method.e)[:2] for p in slot.parameters()}
+    mine = {id(p) for p in method.e[2].parameters()}
+    own = found["task-specific parameters"]
+    assert mine <= own and own - mine <= heads["psi"] and not own & slots
+    assert len(own) == len(mine) + 2
+    assert not found["shared parameters"] & (mine | slots)
+
+
+@pytest.mark.parametrize("shared", ["fsa", "ema"])
+def test_strategies_go_on_after_loading(tiny: TimmViT, stream: Stream, tmp_path: Any, shared: str) -> None:
+    straight = taught(tiny, stream, shared=shared)
+    me = taught(tiny, stream[:2], shared=shared)
+    me.save(tmp_path)
+    again = Learner.load(tmp_path, tiny, device="cpu", progress=False)
+    again.learn(stream[2])
+    assert equal(values(again.method), values(straight.method))
+
+
+def test_fewer_epochs_follow_where_nothing_is_shared(tiny: TimmViT, stream: Stream) -> None:
+    images: list[int] = []
+    me = learner(tiny, shared="none", shared_epochs=3, shared_follow_epochs=1)
+    for task in stream[:2]:
+        me.learn(task, on_phase=lambda r: images.append(r.images) if r.name == "shared parameters" else None)
+    assert images == [3 * len(stream[0].train), len(stream[1].train)]
+
+
 # -- statistics (§8) ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["centroids", "covariance", "variance", "lowrank"])
 def test_statistics_are_those_of_the_final_parameters(tiny: TimmViT, stream: Stream, mode: str) -> None:
-    me = taught(tiny, stream, statistics=mode, centroids=1, rank=2)
+    me = taught(tiny, stream, statistics=mode, centroids=1, statistics_rank=2, shared="fsa")
     method = method_of(me)
     for t, task in enumerate(stream):
-        features = {
-            name: me.engine.compute(task.train, (), lambda p, s=source: {"f": p(s)})["f"]
-            for name, source in (("instructed", method.e[t]),)
-        }
+        both = me.engine.compute(
+            task.train, (), lambda p, t=t: {"u": p(method.g[0]), "h": p(method.e[t])}
+        )  # g is that of the first task for good
         names = [task.train.classes[i] for i in task.train.labels]
         for c in task.classes:
-            index = me.classes.index(c)
-            mean = features["instructed"][[n == c for n in names]].mean(0)
-            torch.testing.assert_close(method.instructed.means[index], mean, rtol=1e-4, atol=1e-4)
+            mine = [n == c for n in names]
+            for bank, features in ((method.uninstructed, both["u"]), (method.instructed, both["h"])):
+                kept = bank.means[me.classes.index(c)]
+                torch.testing.assert_close(kept, features[mine].mean(0), rtol=1e-4, atol=1e-4)
     assert method.instructed.nbytes == method.uninstructed.nbytes > 0
 
 
@@ -266,7 +323,7 @@ def test_the_router_is_read_through_its_best_class(tiny: TimmViT, stream: Stream
     method, passes = method_of(me), Passes(tiny, torch.rand(9, 3, 32, 32))
     with torch.no_grad():
         best = method.omega(passes(method.g[0])).argmax(1)
-        assert torch.equal(method.identify(passes), method.entry_task[best])
+        assert torch.equal(method.identify(passes), method.uninstructed.entry_task[best])
 
 
 def test_told_and_found_tasks_agree_where_the_router_is_right(tiny: TimmViT, stream: Stream) -> None:
@@ -291,11 +348,14 @@ def test_task_incremental_answers_ignore_the_router(tiny: TimmViT, stream: Strea
     torch.testing.assert_close(mixed[2:][:, 2:4], scores[2:][:, 2:4])
 
 
-@pytest.mark.parametrize("task", [3, -1, "task 9", "nonsense"])
+@pytest.mark.parametrize("task", [3, -1, True, "9", "task 9", "nonsense"])
 def test_tasks_that_were_not_learned(tiny: TimmViT, stream: Stream, task: int | str) -> None:
     me = taught(tiny, stream[:2])
     with pytest.raises(StreamError, match=r"2 were learned, task 1, task 2.*0 to 1"):
         me.predict(stream[0].test, task=task)  # type: ignore[arg-type]
+    with pytest.raises(StreamError, match="No task is called"):
+        me.evaluate(stream[0].test, task=9)  # type: ignore[arg-type]
+    assert me.predict(stream[0].test, task="1") == me.predict(stream[0].test, task=1)  # type: ignore[arg-type]
     with pytest.raises(StreamError, match="one for each"):
         me.predict(stream[0].test, task=[0, 1])  # type: ignore[arg-type]
 
@@ -324,15 +384,15 @@ def test_without_alignment_tasks_are_never_compared(tiny: TimmViT, blobs: tuple[
 
 @pytest.mark.parametrize(("threshold", "sets"), [(0.0, [0, 1, 2]), (2.0, [0, 0, 0])])
 def test_sets_are_opened_or_reused(tiny: TimmViT, stream: Stream, threshold: float, sets: list[int]) -> None:
-    me = taught(tiny, stream, accumulate=True, threshold=threshold, start="shared")
+    me = taught(tiny, stream, accumulate=True, accumulate_threshold=threshold, start="shared")
     assert [entry["shared set"] for entry in me.history] == sets
     assert len(method_of(me).g) == len(set(sets))
     assert [entry["opened"] for entry in me.history] == [s not in sets[:i] for i, s in enumerate(sets)]
 
 
 def test_what_was_opened_goes_on_after_loading(tiny: TimmViT, stream: Stream, tmp_path: Any) -> None:
-    straight = taught(tiny, stream, accumulate=True, threshold=0.0)
-    me = taught(tiny, stream[:2], accumulate=True, threshold=0.0)
+    straight = taught(tiny, stream, accumulate=True, accumulate_threshold=0.0)
+    me = taught(tiny, stream[:2], accumulate=True, accumulate_threshold=0.0)
     me.save(tmp_path)
     again = Learner.load(tmp_path, tiny, device="cpu", progress=False)
     again.learn(stream[2])
@@ -349,7 +409,9 @@ def test_what_was_opened_goes_on_after_loading(tiny: TimmViT, stream: Stream, tm
         ({"start": "shared", "shared": "none"}, "start=shared"),
         ({"ensemble_space": "delta", "tuning": "prefix"}, "defined for lora"),
         ({"ensemble": 1.5}, "ensemble=1.5"),
-        ({"quantile": -0.1}, "quantile=-0.1"),
+        ({"accumulate_quantile": -0.1}, "quantile=-0.1"),
+        ({"shared_follow_epochs": -1}, "shared_follow_epochs=-1"),
+        ({"epochs": 5}, "warmup=5.*epochs=5"),
         ({"centroids": 0}, "centroids=0"),
         ({"temperature": 0}, "temperature=0"),
         ({"shared": "fsl"}, "fsa"),
