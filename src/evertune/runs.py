@@ -38,6 +38,10 @@ class Run:
         """The matrix, the numbers and the references as text."""
         lines = [title] if title else []
         lines += [matrix_table(self.matrix), "", summary_table(self.summary)]
+        if "router" in self.matrix.parts:
+            lines += [
+                "router: the task was found; oracle: the class, told the task; within task: among its classes only"
+            ]
         lines += [f"{name} on the frozen backbone: {value:.2f}" for name, value in self.references.items()]
         lines += [f"protocol {self.protocol.hash}"]
         return "\n".join(lines)

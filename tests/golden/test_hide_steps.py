@@ -101,6 +101,16 @@ def test_averaged_copy_of_the_shared_parameters(vit: TimmViT, vectors: Callable[
         assert not any(p.requires_grad for p in method.average.parameters())
 
 
+def test_answers_of_both_copies(vit: TimmViT, vectors: Callable[[str], Any]) -> None:
+    """Under EMA the larger logit of g_t and m_t counts."""
+    golden = vectors("hide_ensemble_ema_router")
+    method = HiDePET(HiDePET.config_type.make("reference", shared="ema"), vit.shape, 12, Generators())
+    method._keep_shared(method.g.open())
+    features = {method.g[0]: golden["ema.logits_current"], method.average[0]: golden["ema.logits_average"]}
+    method.omega = nn.Identity()
+    assert torch.equal(method._entry_logits(features.__getitem__), golden["ema.logits_combined"])  # type: ignore[arg-type]
+
+
 def test_reading_the_task(vectors: Callable[[str], Any]) -> None:
     golden = vectors("hide_ensemble_ema_router")
     seen = int(golden["router.n_seen_tasks"])

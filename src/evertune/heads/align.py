@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from evertune.errors import TrainingError
+
+DRAWN = 1 << 16
+"""Pseudo-features in memory at a time."""
 
 
 def cosine_rate(rate: float, epoch: int, epochs: int) -> float:
@@ -36,8 +39,8 @@ def align(
         From features [B, L] to logits [B, K]. Trained whether or not its parameters are frozen at the time: they stay
         so, and gain no gradient, since it is copies of them that descend.
     draw
-        Called once per epoch for ``steps * batch`` features [n, L] with targets [n] below K, in random order; each
-        mini-batch is the next ``batch`` of them.
+        Called for the features [n, L] of an epoch's mini-batches with targets [n] below K, in random order; tens of
+        thousands (:data:`DRAWN`) at a time where there are more. Each mini-batch is the next ``batch`` of them.
     steps, batch
         As released, C_{t−1} (the classes of earlier tasks) and 5 times the batch size of training; without a step
         there is nothing to do.
@@ -57,14 +60,13 @@ def align(
         optimizer = torch.optim.SGD(weights.values(), lr=rate, momentum=momentum)
         for epoch in range(epochs):
             optimizer.param_groups[0]["lr"] = cosine_rate(rate, epoch, epochs)
-            features, targets = draw(steps * batch)
-            total = torch.zeros((), device=features.device)
-            for x, y in zip(torch.split(features, batch), torch.split(targets, batch), strict=True):
+            total = torch.zeros(())
+            for x, y in _batches(draw, steps, batch):
                 loss = F.cross_entropy(functional_call(head, weights, (x,)), y)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                total += loss.detach()
+                total = total.to(loss.device) + loss.detach()
             losses.append(float(total) / steps)
             if not math.isfinite(losses[-1]):
                 raise TrainingError(
@@ -75,3 +77,10 @@ def align(
         for name, p in head.named_parameters():
             p.copy_(weights[name])
     return losses
+
+
+def _batches(draw: Callable[[int], tuple[Tensor, Tensor]], steps: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    at_once = max(DRAWN // batch, 1)
+    for start in range(0, steps, at_once):
+        features, targets = draw(min(at_once, steps - start) * batch)
+        yield from zip(torch.split(features, batch), torch.split(targets, batch), strict=True)

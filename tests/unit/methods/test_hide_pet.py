@@ -250,6 +250,17 @@ def test_fewer_epochs_follow_where_nothing_is_shared(tiny: TimmViT, stream: Stre
 # -- statistics (§8) ---------------------------------------------------------------------------------------------------
 
 
+def test_blocks_outside_the_tuned_ones_are_untouched(tiny: TimmViT) -> None:
+    for kind in KINDS:
+        method = make_method("hide_pet", tiny, preset="reference", tuning=kind, blocks="1")
+        assert isinstance(method, HiDePET)
+        slot = method.e.open()
+        assert [slot.block(i) is None for i in range(3)] == [True, False, True]
+        tokens = tiny.run(tiny.embed(torch.rand(2, 3, 32, 32)), slot, 0, 2)
+        assert tokens.shape[1] == tiny.shape.tokens + slot.prepended
+        assert (slot.prepended == 20) == (kind == "prompt")  # a prefix leaves the length as it is
+
+
 @pytest.mark.parametrize("mode", ["centroids", "covariance", "variance", "lowrank"])
 def test_statistics_are_those_of_the_final_parameters(tiny: TimmViT, stream: Stream, mode: str) -> None:
     me = taught(tiny, stream, statistics=mode, centroids=1, statistics_rank=2, shared="fsa")
