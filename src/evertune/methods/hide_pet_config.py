@@ -57,7 +57,7 @@ HIDE_PROMPT: dict[str, Any] = {"tuning": "prefix", "shared": "none", "router_hea
 the plain model (§9, §12.4)."""
 
 OURS = CIFAR100 | {
-    "batch_size": 48, "rate": 5e-3, "shared_rate": 5e-3, "shared_epochs": 10, "shared_follow_epochs": 5
+    "batch_size": 48, "head_factor": 1.0, "rate": 5e-3, "shared_rate": 5e-3, "shared_epochs": 10, "shared_follow_epochs": 5
 }  # fmt: skip
 EVERTUNE: dict[str, Any] = OURS | {"by_kind": {kind: recipe | OURS for kind, recipe in CIFAR100_BY_KIND.items()}}
 """Ours: the CIFAR-100 settings at twice the batch, with more of g in the first task; docs/defaults.md says why."""
