@@ -253,7 +253,8 @@ def what_is_kept_is_json_and_safetensors(method: str, preset: str | None) -> Non
         assert content["method"] == method
         with safe_open(Path(folder) / content["state"]["file"], "pt") as tensors:
             names = set(tensors.keys())
-            weights = {digest({"": p}) for p in me.backbone.state_dict().values()}
+            # A fresh norm's ones are anyone's.
+            weights = {digest({"": p}) for p in me.backbone.state_dict().values() if p.unique().numel() > 1}
             assert not [n for n in names if digest({"": tensors.get_tensor(n)}) in weights]
         assert names == {*me.method.state_dict(), "random.init", "random.sampling"}
 
@@ -506,7 +507,7 @@ def unknown_names_are_told_with_the_nearest(method: str, preset: str | None) -> 
 # -- every method × every behaviour ------------------------------------------------------------------------------------
 
 
-OTHERS = (("safe", "released"), ("hide_pet", "hide_prompt"), ("hide_pet", "evertune"))
+OTHERS = (("safe", "released"), ("hide_pet", "evertune"))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -42,7 +42,8 @@ def stream(blobs: Data) -> Stream:
 def make_learner(tiny: TimmViT, **options: Any) -> Learner:
     settings: dict[str, Any] = {
         "preset": "evertune", "blocks": "0-1", "batch_size": 8, "epochs": 2, "shared_epochs": 2, "centroids": 3,
-        "tii_epochs": 2, "tap_epochs": 2, "accumulate": True, "quantile": 0.5, "progress": False, "device": "cpu",
+        "tii_epochs": 2, "tap_epochs": 2, "accumulate": True, "accumulate_quantile": 0.5, "progress": False,
+        "device": "cpu",
     }  # fmt: skip
     return Learner("hide_pet", tiny, **settings | options)
 
@@ -66,7 +67,7 @@ def test_each_data_set_opens_one_set_and_few_shots_find_it(
     tiny: TimmViT, blobs: Data, stream: Stream, tmp_path: Path
 ) -> None:
     threshold = between(make_learner(tiny), stream)
-    learner = make_learner(tiny, threshold=threshold)
+    learner = make_learner(tiny, accumulate_threshold=threshold)
     result = run(stream, learner, tmp_path / "run", references=False)
     assert [entry["shared set"] for entry in learner.history] == [0, 1, 0, 1]
     assert [entry["opened"] for entry in learner.history] == [True, True, False, False]

@@ -460,7 +460,7 @@ def test_a_learner_is_taught_task_after_task_and_predicts(weights: Path, tiny: l
     objects = [json.loads(line) for line in works("predict", kept, *pictures, "-w", weights, "--json").splitlines()]
     assert [o["class"] for o in objects] == ["blue", "green", "red"] and objects[0]["image"] == str(pictures[0])
     assert all(isinstance(o["score"], float) for o in objects)
-    told = works("predict", kept, pictures[0], "-w", weights, "--task", "task 2").split("\t")
+    told = works("predict", kept, pictures[0], "-w", weights, "--task", "tuesday").split("\t")
     assert told[1] == "green"  # the only class of that task
     assert "No task is called" in refused("predict", kept, pictures[0], "-w", weights, "--task", "may")
 
@@ -551,7 +551,7 @@ def test_the_demo_works_twice_in_a_row(few_digits: None, tmp_path: Path) -> None
 
 def test_the_demo_starts_afresh_after_a_stop(few_digits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("evertune.learner.Learner.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("evertune.learner.Learner.evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         result = evertune_("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 130 and "the next demo starts afresh" in result.stderr
     assert "replacing" in works("demo", "--out", tmp_path / "demo")

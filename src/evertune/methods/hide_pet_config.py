@@ -57,7 +57,8 @@ HIDE_PROMPT: dict[str, Any] = {"tuning": "prefix", "shared": "none", "router_hea
 the plain model (§9, §12.4)."""
 
 OURS = CIFAR100 | {
-    "batch_size": 48, "head_factor": 1.0, "rate": 5e-3, "shared_rate": 5e-3, "shared_epochs": 10, "shared_follow_epochs": 5
+    "batch_size": 48, "rate": 5e-3, "head_factor": 1.0,
+    "shared_rate": 5e-3, "shared_epochs": 10, "shared_follow_epochs": 5,
 }  # fmt: skip
 EVERTUNE: dict[str, Any] = OURS | {"by_kind": {kind: recipe | OURS for kind, recipe in CIFAR100_BY_KIND.items()}}
 """Ours: the CIFAR-100 settings at twice the batch, with more of g in the first task; docs/defaults.md says why."""
@@ -116,7 +117,7 @@ class HiDeConfig(TuningConfig):
     )
     router_head: Literal["linear", "mlp"] = option("linear", "auxiliary output layer on û; mlp: HiDe-Prompt's")
     tii_epochs: int = option(30, "epochs of the router's alignment; 0 leaves it out")
-    tap_epochs: int = option(30, "epochs of the task-adaptive prediction's alignment; 0 leaves it out")
+    tap_epochs: int = option(30, "epochs of ψ's alignment over all classes (TAP); 0 leaves it out")
     align_rate: float = option(0.005, "rate of both at the start")
     align_scale: Literal["none", "energy"] = option(
         "none", "what divides that rate: nothing, or the class means' mean ‖μ‖², so that it fits every backbone"

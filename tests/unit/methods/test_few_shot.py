@@ -37,7 +37,7 @@ def make_learner(tiny: TimmViT, blobs: Data, **options: Any) -> Learner:
 
 @pytest.fixture(scope="module")
 def learner(tiny: TimmViT, blobs: Data) -> Learner:
-    return make_learner(tiny, blobs, accumulate=True, threshold=0.0)
+    return make_learner(tiny, blobs, accumulate=True, accumulate_threshold=0.0)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_the_head_is_adams_on_the_features_of_the_set(
 def test_the_nearest_tasks_set_is_chosen(tiny: TimmViT, learner: Learner, blobs: Data, support: Source) -> None:
     assert len(banks(learner).g) == 2
     for task, names in enumerate((["spot 0", "spot 1"], ["spot 2", "spot 3"])):
-        near = of(blobs[1], names, 5)  # test images of a task's classes
+        near = of(blobs[0], names, 12)  # the images the task was taught with
         assert few_shot(learner, near).shared == task
     chosen = few_shot(learner, support).shared
     assert chosen == banks(learner).nearest_shared(by_hand(tiny, support, None))
