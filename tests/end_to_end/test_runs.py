@@ -188,6 +188,7 @@ backbone = load_backbone("test_vit", weights=sys.argv[2], input_size=32)
 learner = Learner(backbone=backbone, device="cpu", epochs=2, batch_size=7, eval_batch=16, progress=False, OPTIONS)
 run(stream, learner, sys.argv[3], references=False)
 Path(f"{sys.argv[3]}-{learner.engine.runtime.rank}").write_text(digest(learner.method.state_dict()))
+learner.engine.runtime.state.destroy_process_group()  # else gloo's threads may abort the interpreter's end
 """
 SAFE = """method="safe", preset="paper", follow_epochs=1, features=64, strength=10.0, lambda_cc=0,
 **{"tuning.dropout": 0.0}"""
