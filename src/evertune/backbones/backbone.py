@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes a tuning needs to know: ``tokens`` counts everything the first block sees (CLS, registers, patches)."""
+    """The sizes a tuning needs to know: ``tokens`` counts everything the first block sees (CLS, registers, patches).
+
+    With ``reads_cls`` the feature is the CLS token alone: nothing that the last block does to another token reaches it.
+    """
 
     width: int
     depth: int
     heads: int
     hidden: int
     tokens: int
+    reads_cls: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Sites(Protocol):
 
     prepended: int
     """Tokens in front of CLS that are still there after the last block (0 unless prompts are kept)."""
+    appended: int
+    """Tokens behind all others that are still there after the last block."""
 
     def block(self, index: int) -> BlockSites | None: ...
     def normed(self, name: str, y: Tensor) -> Tensor: ...
@@ -129,10 +135,11 @@ class Backbone(nn.Module, ABC):
         """Images [B, 3, S, S] in [0, 1] to tokens [B, N, D] as the first block sees them."""
 
     @abstractmethod
-    def run(self, tokens: Tensor, tuning: Sites | None, start: int, stop: int) -> Tensor:
+    def run(self, tokens: Tensor, tuning: Sites | None, start: float, stop: float) -> Tensor:
         """Tokens [B, N, D] through blocks ``start`` to ``stop`` (exclusive).
 
-        Where only CLS is read afterwards, the last block answers one query per image and gives [B, 1, D].
+        Places count blocks: k + ½ is between the attention of block k (its residual added) and its
+        MLP. Where only CLS is read afterwards, the last block answers one query per image and gives [B, 1, D].
         """
 
     @abstractmethod

@@ -16,7 +16,7 @@ class Branch(Sites, Protocol):
     """A tuning as the passes see it: where it first acts, and whether it can still change."""
 
     @property
-    def first_block(self) -> int: ...
+    def begins(self) -> float: ...
     @property
     def tunes_embedding(self) -> bool: ...
     @property
@@ -47,8 +47,8 @@ BUCKET = 16
 class Passes:
     """``passes(tuning)`` is the feature [B, L] (float32) of the batch under that tuning; ``passes()`` is the plain one.
 
-    Asking twice costs once. A branch that starts to differ at block k reuses what an earlier branch computed up to
-    there. Trainable branches keep their graph; all others run without one.
+    Asking twice costs once. A branch that begins somewhere inside reuses what an earlier branch computed up to there.
+    Trainable branches keep their graph; all others run without one.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Passes:
         self._gather = gather
         self._part = part
         self._features: dict[int, Tensor] = {}
-        self._tokens: dict[int, Tensor] = {}
+        self._tokens: dict[float, Tensor] = {}
         self._kept: list[Branch] = []  # holds the tunings so that their ids stay theirs
 
     def __call__(self, tuning: Branch | None = None) -> Tensor:
@@ -147,9 +147,9 @@ class Passes:
         with self._precision():
             if tuning is not None and tuning.tunes_embedding:
                 with nullcontext() if trained else no_graph():
-                    tokens, at = self.backbone.embed(self.images if rows is None else self.images[rows], tuning), 0
+                    tokens, at = self.backbone.embed(self.images if rows is None else self.images[rows], tuning), 0.0
             else:
-                upto = depth - 1 if tuning is None else min(tuning.first_block, depth - 1)
+                upto = depth - 1 if tuning is None else min(tuning.begins, depth - 1)
                 with no_graph():
                     tokens, at = self._shared(upto, tuning)
                     tokens = tokens if rows is None or len(rows) == len(tokens) else tokens[rows]
@@ -159,11 +159,11 @@ class Passes:
                 features = self.backbone.read(self.backbone.run(tokens, tuning, at, depth), tuning).float()
         return features if trained else features.clone()  # a clone made outside is an ordinary tensor
 
-    def _shared(self, upto: int, tuning: Branch | None) -> tuple[Tensor, int]:
-        """Tokens as block ``upto`` or an earlier one sees them, untouched by any tuning."""
-        at = max((k for k in self._tokens if k <= upto), default=-1)
+    def _shared(self, upto: float, tuning: Branch | None) -> tuple[Tensor, float]:
+        """Tokens as they are at the place ``upto`` or an earlier one, untouched by any tuning."""
+        at = max((k for k in self._tokens if k <= upto), default=-1.0)
         if at < 0:
-            at = 0
+            at = 0.0
             self._tokens[0] = self.backbone.embed(self.images)
         if tuning is not None and at < upto:
             self._tokens[upto] = self.backbone.run(self._tokens[at], None, at, upto)

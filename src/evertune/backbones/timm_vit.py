@@ -6,6 +6,7 @@ submodules with the sites opened; a test holds the two equal for every family.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -78,6 +79,7 @@ class TimmViT(Backbone):
             heads=cast(Attention, first.attn).num_heads,
             hidden=cast(nn.Linear, cast(Mlp, first.mlp).fc1).out_features,
             tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
+            reads_cls=self.reads_cls,
         )
         self.identity = Identity(name, weights, preprocessing, mean, std, size)
         self.freeze()
@@ -96,19 +98,23 @@ class TimmViT(Backbone):
             x = tuning.normed("patch_embed", x)
         return cast(Tensor, self.vit.norm_pre(self.vit._pos_embed(x)))
 
-    def run(self, tokens: Tensor, tuning: Sites | None, start: int, stop: int) -> Tensor:
+    def run(self, tokens: Tensor, tuning: Sites | None, start: float, stop: float) -> Tensor:
         prepended = tuning.prepended if tuning is not None else 0
-        for i in range(start, stop):
+        for i in range(math.floor(start), math.ceil(stop)):
             sites = tuning.block(i) if tuning is not None else None
             cls = prepended if self.reads_cls and i == self.shape.depth - 1 else None
             block = cast(Block, self.vit.blocks[i])
-            plain = sites is None and cls is None and not _slow_attention(tokens)
-            tokens = block(tokens) if plain else _block(block, tokens, sites or IDENTITY, cls)
+            attends, feeds = start <= i, stop > i + 0.5
+            if attends and feeds and sites is None and cls is None and not _slow_attention(tokens):
+                tokens = block(tokens)
+                continue
+            tokens = _attend(block, tokens, sites or IDENTITY, cls) if attends else tokens
+            tokens = _feed(block, tokens, sites or IDENTITY, cls) if feeds else tokens
         return tokens
 
     def read(self, tokens: Tensor, tuning: Sites | None) -> Tensor:
         if tuning is not None and not self.reads_cls:
-            tokens = tokens[:, tuning.prepended :]
+            tokens = tokens[:, tuning.prepended : tokens.shape[1] - tuning.appended]
         x = self.vit.norm(tokens)
         if tuning is not None:
             x = tuning.normed("norm", x)
@@ -130,15 +136,19 @@ class TimmViT(Backbone):
 IDENTITY = BlockSites()
 
 
-def _block(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tensor:
-    """One pre-norm block with its sites. With ``cls`` only that token is answered: keys and values of all tokens, but
-    query, output projection and MLP of one; nothing after the attention mixes tokens, so the answer is exact."""
+def _attend(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tensor:
+    """The first half of a pre-norm block with its sites. With ``cls`` only that token is answered: keys and values of
+    all tokens, but one query and output projection; nothing after the attention mixes tokens, so that is exact."""
     x = sites.tokens_in(x)
     h = sites.normed("norm1", block.norm1(x))
     context = sites.context()
     beyond = None if context is None else block.norm1(context)
     y = sites.attended(_attention(cast(Attention, block.attn), h, sites, cls, beyond))
-    x = (x if cls is None else x[:, cls : cls + 1]) + block.ls1(y)
+    return cast(Tensor, (x if cls is None else x[:, cls : cls + 1]) + block.ls1(y))
+
+
+def _feed(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tensor:
+    """The second half, on what :func:`_attend` gave."""
     into_mlp, residual = sites.between(x) if cls is None else (x, x)
     y = block.ls2(_mlp(cast(Mlp, block.mlp), sites.normed("norm2", block.norm2(into_mlp)), sites))
     beside = sites.beside_mlp(x)

@@ -1,4 +1,5 @@
-"""Features of frozen passes over test data, so that each image is passed once per run and frozen branch."""
+"""Features of frozen passes, so that each image is passed once per frozen branch: test data during a run, and the views
+of a training phase that repeats them."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from torch import Tensor
 class FeatureCache:
     """Features by (frozen branch, data digest), up to ``limit`` bytes; beyond, features are computed again.
 
-    It serves evaluation only. It is no replay memory: no method can read it, and it is never written to disk. A branch
-    may be known for some rows of a data set and not for others.
+    It is no replay memory: no method can read it, it is never written to disk, and for training, where a phase asks for
+    it, it lasts as long as that phase. A branch may be known for some rows of a data set and not for others.
     """
 
     def __init__(self, limit: int = 1 << 30) -> None:
@@ -25,9 +26,9 @@ class FeatureCache:
         """Whether the features of all rows are known."""
         return (branch, data) in self._stored and bool((self._stored[branch, data].place >= 0).all())
 
-    def view(self, data: str, start: int, stop: int, size: int) -> View:
-        """The memory of rows ``start`` to ``stop`` of the data set with digest ``data`` and ``size`` rows."""
-        return View(self, data, start, stop, size)
+    def view(self, data: str, rows: Tensor, size: int) -> View:
+        """The memory of ``rows`` [B] of the data set called ``data`` with ``size`` rows."""
+        return View(self, data, rows.cpu(), size)
 
 
 class Rows:
@@ -45,28 +46,28 @@ class Rows:
         self.place[rows] = torch.arange(len(rows)) + sum(map(len, self.parts))
         self.parts.append(features.detach())
 
-    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Features [n, L] of rows ``start`` to ``stop``, any for unknown ones, and which are known [n]."""
+    def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, L] of ``rows`` [B], any for unknown ones, and which are known [B]."""
         if len(self.parts) > 1:
             self.parts = [torch.cat(self.parts)]
-        place = self.place[start:stop]
+        place = self.place[rows]
         return self.parts[0][place.clamp_min(0)], place >= 0
 
 
 class View:
     """What :class:`evertune.backbones.Passes` asks for one batch."""
 
-    def __init__(self, cache: FeatureCache, data: str, start: int, stop: int, size: int) -> None:
-        self.cache, self.data, self.start, self.stop, self.size = cache, data, start, stop, size
+    def __init__(self, cache: FeatureCache, data: str, rows: Tensor, size: int) -> None:
+        self.cache, self.data, self.rows, self.size = cache, data, rows, size
 
     def get(self, branch: str) -> tuple[Tensor, Tensor] | None:
         """Features [B, L] of the batch and which of its rows are known [B], if any is."""
         stored = self.cache._stored.get((branch, self.data))
-        if stored is None or not (stored.place[self.start : self.stop] >= 0).any():
+        if stored is None or not (stored.place[self.rows] >= 0).any():
             return None
-        return stored.read(self.start, self.stop)
+        return stored.read(self.rows)
 
     def put(self, branch: str, features: Tensor, rows: Tensor) -> None:
         """Keep ``features`` [R, L] of the batch's ``rows`` [R], which were not known."""
         if self.cache.bytes + features.numel() * features.element_size() <= self.cache.limit:
-            self.cache._stored.setdefault((branch, self.data), Rows(self.size)).add(rows + self.start, features)
+            self.cache._stored.setdefault((branch, self.data), Rows(self.size)).add(self.rows[rows.cpu()], features)

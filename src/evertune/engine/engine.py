@@ -98,15 +98,24 @@ class Engine:
         steps = -(-len(source) // recipe.batch_size)
         seed = (self.seeds.augmentation, *place)
         devices = range(torch.cuda.device_count())  # the seed below reaches them all
+        bank = None if recipe.views is None else FeatureCache()
         with torch.random.fork_rng(devices), self._bar(phase.name, recipe.epochs * len(source)) as bar:
             torch.manual_seed(int(np.random.SeedSequence((*seed, self.runtime.rank)).generate_state(1)[0]))
             for epoch in range(recipe.epochs):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate_at(epoch, group["factor"])
                 sums: dict[str, Tensor] = {}
-                for step, batch in enumerate(
-                    self._batches(source, self.train_view, recipe.batch_size, indices, seed=seed, epoch=epoch)
-                ):
+                batches = self._batches(
+                    source,
+                    self.train_view,
+                    recipe.batch_size,
+                    indices,
+                    seed=seed,
+                    epoch=epoch,
+                    bank=bank,
+                    views=recipe.views,
+                )
+                for step, batch in enumerate(batches):
                     terms = phase.loss(batch) if len(batch.labels) else {}
                     optimizer.zero_grad(set_to_none=True)
                     if terms:
@@ -155,9 +164,15 @@ class Engine:
         seed: tuple[int, ...] | None = None,
         epoch: int = 0,
         gather: Any = None,
+        bank: FeatureCache | None = None,
+        views: int | None = None,
     ) -> Iterator[Batch]:
-        """Batches on the device; shuffled if there is a ``seed``; labels gathered where features are."""
+        """Batches on the device; shuffled if there is a ``seed``; labels gathered where features are.
+
+        With so many ``views`` the epochs show them in turn, and a ``bank`` keeps the features of frozen branches.
+        """
         to_index = torch.as_tensor(indices)
+        shown = epoch if views is None else epoch % views
         for rows, images, labels in Batches(
             source,
             view,
@@ -165,11 +180,18 @@ class Engine:
             shuffle=seed is not None,
             seed=seed or (0,),
             epoch=epoch,
+            view_epoch=shown,
             workers=self.workers,
             rank=self.runtime.rank,
             world=self.runtime.world,
         ):
-            passes = Passes(self.backbone, self.runtime.images(images), precision=self.runtime.autocast, gather=gather)
+            passes = Passes(
+                self.backbone,
+                self.runtime.images(images),
+                precision=self.runtime.autocast,
+                memory=None if bank is None else bank.view(str(shown), rows, len(source)),
+                gather=gather,
+            )
             known = to_index[labels].to(self.runtime.device)
             rows = rows.to(self.runtime.device)
             yield Batch(passes, gather(known) if gather else known, gather(rows) if gather else rows)
@@ -214,7 +236,7 @@ class Engine:
                     self.backbone,
                     images,
                     precision=self.runtime.autocast,
-                    memory=self.cache.view(data, start, stop, len(source)) if remember else None,
+                    memory=self.cache.view(data, torch.arange(start, stop), len(source)) if remember else None,
                     gather=self.runtime.gather if spread else None,
                     part=self.runtime.part if spread else None,
                     rows=torch.arange(start, stop),

@@ -2,14 +2,16 @@
 
 from evertune.heads.align import align
 from evertune.heads.cosine import CosineHead, cosine_logits
+from evertune.heads.fusion import HybridFusion
 from evertune.heads.groups import by_group
 from evertune.heads.linear import LinearHead
 from evertune.heads.mlp import MLPHead
-from evertune.heads.prototype import PrototypeHead
+from evertune.heads.prototype import PrototypeHead, section_scores
 from evertune.heads.ridge import RidgeHead, RidgeOptions, project, random_projection
 
 __all__ = [
     "CosineHead",
+    "HybridFusion",
     "LinearHead",
     "MLPHead",
     "PrototypeHead",
@@ -20,4 +22,5 @@ __all__ = [
     "cosine_logits",
     "project",
     "random_projection",
+    "section_scores",
 ]

@@ -1,7 +1,10 @@
-"""Nearest class mean under the cosine (SimpleCIL, APER; SAFE spec §4)."""
+"""Nearest class mean under the cosine (SimpleCIL, APER; SAFE spec §4), and by sections (NTK-CL spec §8)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,4 +16,14 @@ class PrototypeHead(ClassMeans):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [B, L] to scores [B, K] in [−1, 1]."""
-        return F.normalize(x, dim=1) @ F.normalize(self.means.to(x.device), dim=1).T
+        return F.normalize(x, dim=1) @ F.normalize(self.means.to(x), dim=1).T
+
+
+def section_scores(x: Tensor, prototypes: Tensor, weights: Sequence[float]) -> Tensor:
+    """Σ_i ω_i cos(x^(i), Φ_c^(i)) over equal sections i of x [B, d] and Φ [K, d]: [B, K] (8.1).
+
+    A prototype of zeros, a class without data, scores 0.
+    """
+    parts = [F.normalize(z.view(len(z), len(weights), -1), dim=2) for z in (x, prototypes.to(x))]
+    scale = torch.tensor(weights, device=x.device, dtype=x.dtype)
+    return torch.einsum("bsw,ksw,s->bk", *parts, scale)

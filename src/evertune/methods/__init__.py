@@ -17,6 +17,7 @@ from evertune.methods.method import (
     TaskInfo,
     register,
 )
+from evertune.methods.ntk_cl import NTKCL
 from evertune.methods.ranpac import RanPAC
 from evertune.methods.safe import SAFE
 from evertune.methods.simple_cil import SimpleCIL
@@ -24,6 +25,7 @@ from evertune.methods.simple_cil import SimpleCIL
 __all__ = [
     "APER",
     "METHODS",
+    "NTKCL",
     "SAFE",
     "Batch",
     "Collect",

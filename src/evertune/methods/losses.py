@@ -1,8 +1,9 @@
-"""Losses as pure functions: of SAFE (SAFE spec §6.2, §6.3, §6.5), and HiDe-PET's contrastive regulariser (HiDe-PET spec
-§7.2, §16.4). Shapes: features [B, L], weights [K, L], labels [B]."""
+"""Losses as pure functions: of SAFE (SAFE spec §6.2, §6.3, §6.5), HiDe-PET's contrastive regulariser (HiDe-PET spec
+§7.2, §16.4), and NTK-CL's regularisers (NTK-CL spec §5). Shapes: features [B, L], weights [K, L], labels [B]."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,3 +130,67 @@ def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Sequence[int]) -
     not-a-number under mixed precision (trap 9).
     """
     return F.cross_entropy(logits, torch.searchsorted(torch.tensor(classes, device=labels.device), labels))
+
+
+def dissimilarity(features: Tensor, labels: Tensor, prototypes: Tensor, *, tau: float = 0.1) -> Tensor:
+    """L_dis: supervised contrastive over the batch, with prototypes [n, L] of other classes as further negatives.
+
+    For s = cos/τ: −mean_i 1/|P(i)| Σ_{j∈P(i)} log(exp s_ij / Σ_{a≠i} exp s_ia), a over batch and prototypes. A sample
+    alone in its class counts the log of the mean exp(s) over the prototypes instead, or nothing where there are none.
+    """
+    batch = len(features)
+    s, positive = _similarities(features, labels, prototypes, tau)
+    log_p = s[:, :batch] - s.logsumexp(1, keepdim=True)
+    count = positive.sum(1)
+    together = -torch.where(positive, log_p, 0).sum(1) / count.clamp_min(1)
+    alone = s[:, batch:].logsumexp(1) - math.log(len(prototypes)) if len(prototypes) else torch.zeros_like(together)
+    return torch.where(count > 0, together, alone).mean()
+
+
+def dissimilarity_released(features: Tensor, labels: Tensor, prototypes: Tensor, *, tau: float = 0.1) -> Tensor:
+    """−I of the released code: minimised, it pushes samples of a class apart (T2); 0 for a batch without pairs (T6).
+
+    I = −log Σ_{i≠j alike} exp s_ij + mean_i log Σ_{j≠i} exp s_ij, where the prototypes are anchors too.
+    """
+    batch = len(features)
+    s, positive = _similarities(torch.cat([features, prototypes]), labels, prototypes[:0], tau)
+    if not positive.any():
+        return features.new_zeros(())
+    return s[:batch, :batch][positive].logsumexp(0) - s.logsumexp(1).mean()
+
+
+def _similarities(features: Tensor, labels: Tensor, prototypes: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """cos/τ of rows with rows and prototypes [B, B + n], none with itself; and which labelled rows are alike."""
+    rows, others = F.normalize(features, dim=1), F.normalize(prototypes, dim=1).to(features)
+    own = torch.eye(len(rows), len(rows) + len(others), dtype=torch.bool, device=rows.device)
+    s = (rows @ torch.cat([rows, others]).T / tau).masked_fill(own, -1e4)  # finite, also where nothing is left
+    alike = labels[:, None] == labels
+    return s, alike & ~own[: len(labels), : len(labels)]
+
+
+def old_directions(prototypes: Tensor, rank: int) -> Tensor:
+    """U [L, k], the k = min(``rank``, rank of Φ) main directions of the normalised rows of Φ, orthonormal."""
+    strength: Tensor
+    rows: Tensor
+    _, strength, rows = torch.linalg.svd(F.normalize(prototypes.double(), dim=1), full_matrices=False)
+    alive = int((strength > 1e-6 * strength.amax().clamp_min(1e-12)).sum()) if len(strength) else 0
+    return rows[: min(rank, alive)].T.to(prototypes.dtype)
+
+
+def overlap(directions: Tensor, *features: Tensor) -> Tensor:
+    """L_orth: mean_b Σ ‖Uᵀẑ_b‖² over kinds of features, each in [0, 1]; U [L, k] spans the old prototypes."""
+    return torch.stack([(F.normalize(z, dim=1) @ directions).square().sum(1).mean() for z in features]).sum()
+
+
+def overlap_released(residual: Tensor, *features: Tensor) -> Tensor:
+    """Σ of all coordinates of (I − UUᵀ)ẑ, over the batch, as released: odd in ẑ, no measure of orthogonality (T3).
+
+    ``residual`` [L] is :func:`released_residual`, (I − UUᵀ)·1.
+    """
+    return torch.stack([(F.normalize(z, dim=1) @ residual).sum() for z in features]).sum()
+
+
+def released_residual(prototypes: Tensor, rank: int) -> Tensor:
+    """(I − UUᵀ)·1, with U from *all* rows of Φ, those of the current session still zero, padded to ``rank`` (T4)."""
+    U: Tensor = torch.linalg.svd(F.normalize(prototypes.double(), dim=1).T, full_matrices=True).U[:, :rank]
+    return (1 - U @ U.sum(0)).to(prototypes.dtype)

@@ -52,7 +52,8 @@ class Recipe:
     whole gradient. The rate changes once per epoch: ``schedule`` is ``"cosine"`` (to ``floor`` after ``horizon``
     epochs, which are ``epochs`` unless given), ``"step"`` (a tenth after every ``drop`` epochs) or ``"constant"``; the
     first ``warmup`` epochs rise linearly from ``warmup_rate``, without delaying the rest. With ``lag`` every epoch runs
-    at the rate of the one before, as in code that steps its schedule with the index of the epoch just finished.
+    at the rate of the one before, as in code that steps its schedule with the index of the epoch just finished. With so
+    many ``views`` of each image, shown in turn, instead of a new one each epoch, frozen branches pass each view once.
     """
 
     epochs: int
@@ -70,6 +71,7 @@ class Recipe:
     warmup: int = 0
     warmup_rate: float = 1e-6
     lag: bool = False
+    views: int | None = None
 
     def rate_at(self, epoch: int, factor: float = 1.0) -> float:
         """The learning rate of an epoch, counted from 0, of parameters that descend at ``factor`` times the rate."""
@@ -154,6 +156,12 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def branches(self) -> tuple[Tuning | None, ...]:
         """The tunings :meth:`scores` may ask the passes for (``None`` is the plain model)."""
+
+    @property
+    def tangent_parameters(self) -> dict[str, nn.Parameter]:
+        """By name, what the scores are differentiated by in diagnostics: the branches' parameters, frozen or not."""
+        tuned = {id(p) for tuning in self.branches if tuning is not None for p in tuning.parameters()}
+        return {name: p for name, p in self.named_parameters() if id(p) in tuned}
 
     def identify(self, passes: Passes) -> Tensor | None:
         """The task [B] each image is taken to be of; ``None`` for a method that does not ask itself that."""

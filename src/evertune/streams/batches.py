@@ -33,6 +33,7 @@ class Batches:
     rank, world : which part of every batch, of how many.
     drop_last : leave out a last batch that is not full.
     rows : only these rows of the source.
+    view_epoch : the views of another epoch than that of the order.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Batches:
         world: int = 1,
         drop_last: bool = False,
         rows: ArrayLike | None = None,
+        view_epoch: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
@@ -71,7 +73,7 @@ class Batches:
         self.source = source
         self.view = view
         self.workers = workers
-        self._entropy = (*seed, epoch)
+        self._entropy = (*seed, epoch if view_epoch is None else view_epoch)
         whole = len(order) - len(order) % batch_size if drop_last else len(order)
         batches = (order[start : start + batch_size] for start in range(0, whole, batch_size))
         self._rows = [np.array_split(batch, world)[rank].tolist() for batch in batches]

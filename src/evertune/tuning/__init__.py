@@ -9,6 +9,7 @@ from evertune.tuning.prefix import Prefix
 from evertune.tuning.prompt import Prompt
 from evertune.tuning.sequential import SequentialAdapter
 from evertune.tuning.ssf import SSF
+from evertune.tuning.token_mixing import TokenMixing
 from evertune.tuning.tuning import BlockTuning, Tuning
 from evertune.tuning.vpt import VPT
 
@@ -23,6 +24,7 @@ __all__ = [
     "Prefix",
     "Prompt",
     "SequentialAdapter",
+    "TokenMixing",
     "Tuning",
     "make_tuning",
     "merged",

@@ -48,6 +48,7 @@ class Adapter(Tuning):
     """
 
     kind = "adapter"
+    spares_attention = True
 
     def __init__(
         self,

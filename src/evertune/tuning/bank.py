@@ -196,7 +196,8 @@ class Mixed:
     def __init__(self, slots: Sequence[Tuning], rows: Tensor) -> None:
         self._slots, self._rows = slots, rows
         self.prepended = slots[0].prepended
-        self.first_block = slots[0].first_block
+        self.appended = slots[0].appended
+        self.begins = slots[0].begins
         self._blocks: dict[int, BlockTuning] = {}
         for i in slots[0].indices:
             blocks = [cast(BlockTuning, slot.block(i)) for slot in slots]

@@ -17,10 +17,13 @@ from evertune.tuning.prefix import Prefix
 from evertune.tuning.prompt import Prompt
 from evertune.tuning.sequential import SequentialAdapter
 from evertune.tuning.ssf import SSF
+from evertune.tuning.token_mixing import TokenMixing
 from evertune.tuning.tuning import Tuning
 from evertune.tuning.vpt import VPT
 
-TUNINGS: dict[str, type[Tuning]] = {t.kind: t for t in (Adapter, LoRA, Prefix, Prompt, SequentialAdapter, SSF, VPT)}
+TUNINGS: dict[str, type[Tuning]] = {
+    t.kind: t for t in (Adapter, LoRA, Prefix, Prompt, SequentialAdapter, SSF, TokenMixing, VPT)
+}
 
 
 def tuning_options(kind: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class SSF(Tuning):
 
     def __init__(self, shape: Shape, blocks: Iterable[int], generator: torch.Generator, *, std: float = 0.02) -> None:
         super().__init__(shape, blocks)
-        self.tunes_embedding = self.first_block == 0  # a subset of deeper blocks leaves the beginning to be shared
+        self.tunes_embedding = self.begins == 0  # a subset of deeper blocks leaves the beginning to be shared
         self.ends = nn.ModuleDict()
         if self.tunes_embedding:
             self.ends["patch_embed"] = ScaleShift(shape.width, std, generator)

@@ -45,8 +45,11 @@ class Tuning(nn.Module):
     """
 
     prepended: int = 0
+    appended: int = 0
     tunes_embedding: bool = False
     kind: ClassVar[str] = ""
+    spares_attention: ClassVar[bool] = False
+    """Whether its first block's attention is still the plain model's: it acts beside or in front of the MLP."""
     mixes: ClassVar[bool] = False
     """Whether one pass can serve samples with different tunings of this kind."""
 
@@ -72,9 +75,9 @@ class Tuning(nn.Module):
         return y
 
     @property
-    def first_block(self) -> int:
-        """The first block this tuning touches; everything before it is the plain model."""
-        return self.indices[0]
+    def begins(self) -> float:
+        """The place from which this tuning is not the plain model, as :meth:`Backbone.run` counts places."""
+        return self.indices[0] + 0.5 * self.spares_attention
 
     def freeze(self) -> Self:
         """No more gradients and no more dropout, for good."""

@@ -72,7 +72,7 @@ class VPT(Tuning):
             raise ConfigError(f"vpt: prompts={prompts} must be at least 1.")
         if init not in ("random", "zeros"):
             raise ConfigError(f"vpt: init {init!r} does not exist; choose 'random' or 'zeros'.")
-        if not deep and self.indices != tuple(range(self.first_block, self.indices[-1] + 1)):
+        if not deep and self.indices != tuple(range(self.indices[0], self.indices[-1] + 1)):
             raise ConfigError("vpt: shallow prompts pass through neighbouring blocks; give a range such as '0-11'.")
         std = 0.02 if init == "random" else 0.0
         for i in self.indices:

@@ -26,7 +26,7 @@ def make(vit: TimmViT, blocks: str = "all", kind: str = "adapter", **options: An
 
 @pytest.fixture
 def calls(vit: TimmViT) -> Iterator[Counter[str]]:
-    """How often the embedding and each block ran."""
+    """How often the embedding, each block's attention and the second block's MLP ran."""
     counted: Counter[str] = Counter()
 
     def count(name: str) -> Any:
@@ -34,6 +34,7 @@ def calls(vit: TimmViT) -> Iterator[Counter[str]]:
 
     places: dict[str, nn.Module] = {"embed": vit.vit.patch_embed}
     places |= {str(i): block.norm1 for i, block in enumerate(vit.vit.blocks)}
+    places["mlp of 1"] = vit.vit.blocks[1].norm2
     handles = [place.register_forward_hook(count(name)) for name, place in places.items()]
     yield counted
     for handle in handles:
@@ -58,14 +59,14 @@ def test_asking_twice_costs_once(vit: TimmViT, images: Tensor, calls: Counter[st
     assert passes() is passes()
     assert passes(tuning) is passes(tuning)
     assert passes.forwards == 2
-    assert calls == {"embed": 1, "0": 2, "1": 2, "2": 2, "3": 2}
+    assert calls == {"embed": 1, "0": 2, "1": 2, "mlp of 1": 2, "2": 2, "3": 2}
 
 
 def test_branches_share_their_beginning(vit: TimmViT, images: Tensor, calls: Counter[str]) -> None:
     passes = Passes(vit, images)
     first, later, plain = make(vit, "1-3"), make(vit, "3"), None
     got = [passes(branch) for branch in (first, later, plain)]
-    assert calls == {"embed": 1, "0": 1, "1": 2, "2": 2, "3": 3}
+    assert calls == {"embed": 1, "0": 1, "1": 1, "mlp of 1": 2, "2": 2, "3": 3}  # an adapter spares the attention
     for branch, features in zip((first, later, plain), got, strict=True):
         torch.testing.assert_close(features.detach(), vit(images, branch).float().detach(), rtol=0, atol=1e-6)
 
@@ -73,7 +74,7 @@ def test_branches_share_their_beginning(vit: TimmViT, images: Tensor, calls: Cou
 def test_a_tuned_embedding_is_its_own(vit: TimmViT, images: Tensor, calls: Counter[str]) -> None:
     passes, ssf = Passes(vit, images), make(vit, kind="ssf")
     plain, tuned = passes(), passes(ssf)
-    assert calls == {"embed": 2, "0": 2, "1": 2, "2": 2, "3": 2}
+    assert calls == {"embed": 2, "0": 2, "1": 2, "mlp of 1": 2, "2": 2, "3": 2}
     torch.testing.assert_close(tuned.detach(), vit(images, ssf).float().detach(), rtol=0, atol=1e-6)
     torch.testing.assert_close(plain, vit(images).float(), rtol=0, atol=1e-6)
 
@@ -82,7 +83,7 @@ def test_scale_and_shift_of_late_blocks_share(vit: TimmViT, images: Tensor, call
     passes = Passes(vit, images)
     passes(make(vit, "2-3", "ssf"))
     passes()
-    assert calls == {"embed": 1, "0": 1, "1": 1, "2": 2, "3": 2}
+    assert calls == {"embed": 1, "0": 1, "1": 1, "mlp of 1": 1, "2": 2, "3": 2}
 
 
 def test_frozen_branches_have_no_graph_and_may_enter_one(vit: TimmViT, images: Tensor) -> None:
@@ -122,7 +123,7 @@ def test_a_look_without_gradients_does_not_spoil_training(vit: TimmViT, images: 
     trained.square().sum().backward()
     torch.testing.assert_close(looked, trained.detach(), rtol=0, atol=0)
     assert all(p.grad is not None for p in tuning.parameters())
-    assert calls == {"embed": 1, "0": 1, "1": 1, "2": 2, "3": 2}
+    assert calls == {"embed": 1, "0": 1, "1": 1, "mlp of 1": 1, "2": 1, "3": 2}
     with torch.no_grad():
         assert passes(tuning) is trained
 

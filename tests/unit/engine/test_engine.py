@@ -126,7 +126,7 @@ def test_evaluation_passes_each_image_once_through_a_frozen_branch(
 
 def test_the_cache_keeps_to_its_limit() -> None:
     cache = FeatureCache(limit=100)
-    view = cache.view("data", 0, 2, 2)
+    view = cache.view("data", torch.arange(2), 2)
     view.put("branch", torch.zeros(2, 10), torch.arange(2))
     view.put("large", torch.zeros(2, 100), torch.arange(2))
     assert cache.holds("branch", "data") and not cache.holds("large", "data") and cache.bytes == 80
@@ -135,7 +135,7 @@ def test_the_cache_keeps_to_its_limit() -> None:
 
 def test_the_cache_knows_which_rows_it_holds() -> None:
     cache = FeatureCache()
-    first, second = cache.view("data", 0, 2, 5), cache.view("data", 2, 5, 5)
+    first, second = cache.view("data", torch.arange(2), 5), cache.view("data", torch.arange(2, 5), 5)
     second.put("branch", torch.ones(2, 10), torch.tensor([0, 2]))
     assert not cache.holds("branch", "data") and first.get("branch") is None
     features, known = second.get("branch") or pytest.fail("nothing is known")

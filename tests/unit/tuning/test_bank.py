@@ -238,7 +238,7 @@ def test_gradients_of_a_mixed_batch_reach_the_slots_that_occur(vit: TimmViT, ima
 def test_a_mixed_batch_among_the_passes(vit: TimmViT, images: Tensor, kind: str) -> None:
     bank, ids = filled(vit, kind, 3, blocks="1-2"), torch.tensor([0, 1, 1, 2])
     mixed = bank.select(ids)
-    assert mixed.first_block == 1 and not mixed.frozen and mixed.block(0) is None
+    assert mixed.begins == 1 and not mixed.frozen and mixed.block(0) is None
     passes = Passes(vit, images)
     passes()
     features = passes(mixed)

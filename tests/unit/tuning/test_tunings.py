@@ -230,7 +230,7 @@ def test_scale_and_shift_fold_into_the_weights(vit: TimmViT, images: Tensor) -> 
 
 def test_scale_and_shift_of_late_blocks_leaves_the_embedding(vit: TimmViT, images: Tensor) -> None:
     late = fresh(vit, "ssf", blocks="1-2")
-    assert isinstance(late, SSF) and not late.tunes_embedding and late.first_block == 1
+    assert isinstance(late, SSF) and not late.tunes_embedding and late.begins == 1
     assert torch.equal(vit.embed(images, late), vit.embed(images))
     assert fresh(vit, "ssf").tunes_embedding
 
@@ -340,9 +340,9 @@ def test_blocks_before_the_first_are_the_plain_model(
     vit: TimmViT, images: Tensor, kind: str, options: dict[str, Any]
 ) -> None:
     tuning = shaken(fresh(vit, kind, blocks="1-2", **options)).eval()
-    assert tuning.first_block == 1 and tuning.block(0) is None
+    assert tuning.begins == 1 + 0.5 * tuning.spares_attention and tuning.block(0) is None
     tokens = vit.embed(images)
-    assert torch.equal(vit.run(tokens, tuning, 0, 1), vit.run(tokens, None, 0, 1))
+    assert torch.equal(vit.run(tokens, tuning, 0, tuning.begins), vit.run(tokens, None, 0, tuning.begins))
     assert not torch.allclose(vit(images, tuning), vit(images))
 
 
@@ -358,7 +358,7 @@ def test_a_plain_block_tuning_is_the_identity_at_every_site() -> None:
 
 
 def test_options_by_kind() -> None:
-    assert set(TUNINGS) == {"adapter", "lora", "prefix", "prompt", "sequential_adapter", "ssf", "vpt"}
+    assert set(TUNINGS) == {"adapter", "lora", "prefix", "prompt", "sequential_adapter", "ssf", "token_mixing", "vpt"}
     assert tuning_options("lora") == {"rank": 5, "alpha": 1.0, "targets": "kv", "init": "lora"}
     assert tuning_options("vpt") == {"prompts": 5, "deep": True, "init": "random"}
     validate_tuning("ssf", {"std": 0.1})

@@ -1,0 +1,242 @@
+"""NTK-CL, two subnetworks and their fusion seen through the neural tangent kernel (Liu et al., arXiv 2407.17120;
+NTK-CL spec §4 to §8)."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evertune.backbones import Passes, Shape
+from evertune.heads import CosineHead, HybridFusion, PrototypeHead, section_scores
+from evertune.methods.losses import (
+    dissimilarity,
+    dissimilarity_released,
+    old_directions,
+    overlap,
+    overlap_released,
+    released_residual,
+    task_cross_entropy,
+)
+from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
+from evertune.methods.ntk_cl_config import NTKConfig
+from evertune.statistics import Growing
+from evertune.tuning import Tuning, make_tuning
+
+
+class Subnetwork(nn.Module):
+    """One kind of tuning: the copy ``cur`` that learns, and frozen ones that hold means of it over past sessions."""
+
+    def __init__(self, tuning: Tuning, frozen: int) -> None:
+        super().__init__()
+        self.cur = tuning
+        self.pre = nn.ModuleList(copy.deepcopy(tuning).freeze() for _ in range(frozen))
+
+    def average(self, index: int, count: int) -> None:
+        """pre ← n/(n+1) · pre + 1/(n+1) · cur (7.1), after n = ``count`` earlier averages: the mean of all n + 1."""
+        for mean, value in zip(self.pre[index].parameters(), self.cur.parameters(), strict=True):
+            mean.lerp_(value, 1 / (count + 1))
+
+    @property
+    def tunings(self) -> tuple[Tuning, ...]:
+        """Oldest first, ``cur`` last: the order of the feature's sections (4.1)."""
+        return tuple(cast(Tuning, tuning) for tuning in (*self.pre, self.cur))
+
+
+class Session(Growing):
+    """What is needed as long as a session lasts: θ_ref, the known classes that it does not show, and their U [d, k] (or
+    what the released L_orth makes of it)."""
+
+    reference: Tensor
+    old: Tensor
+    directions: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("reference", torch.zeros(0))
+        self.register_buffer("old", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("directions", torch.zeros(0, 0))
+
+
+@register
+class NTKCL(Method):
+    """Channel-wise and token-wise features c and p and their fusion m learn each task with one head; prototypes answer.
+
+    A feature is S sections side by side: the plain model's (if asked for), one per frozen set, the current one.
+    """
+
+    name = "ntk_cl"
+    config_type = NTKConfig
+    config: NTKConfig
+    averaged: Tensor
+
+    def __init__(self, config: NTKConfig, shape: Shape, width: int, generators: Generators) -> None:
+        super().__init__(config, shape, width, generators)
+        init, blocks = generators.init, config.blocks
+        self.subnetworks = nn.ModuleDict()
+        if config.branch != "patch":
+            channel = make_tuning(config.tuning, shape, init, blocks=blocks, **config.tuning_options)
+            self.subnetworks["channel"] = Subnetwork(channel, config.frozen)
+        if config.branch != "channel":
+            patch = make_tuning(
+                "token_mixing", shape, init, blocks=blocks, length=config.prompts, init=config.prompt_init
+            )
+            self.subnetworks["patch"] = Subnetwork(patch, config.frozen)
+        weights = [config.beta] * config.plain + [config.gamma] * config.frozen + [config.alpha]
+        self.weights: Sequence[float] = weights  # ω
+        d = width * len(weights)
+        self.fusion = (
+            HybridFusion(d, init, dropout=config.fusion_dropout, attention=config.fusion == "attention")
+            if config.branch == "both"
+            else None
+        )
+        self.head = CosineHead(d, config.sigma_init)  # of one session, for its classes
+        self.prototypes = nn.ModuleDict({name: PrototypeHead() for name in self._features})
+        self.register_buffer("averaged", torch.zeros(config.frozen, dtype=torch.long))  # sessions in each frozen set
+        self.session = Session()
+
+    def phases(self, task: TaskInfo) -> Sequence[Phase]:
+        c = self.config
+        later = {"epochs": c.follow_epochs, "rate": c.follow_rate} if task.index else {}
+        recipe = c.recipe(views=c.views, **{name: value for name, value in later.items() if value is not None})
+        return [
+            Solve("begin", functools.partial(self._begin, task)),
+            Optimise("session", functools.partial(self.loss, task), self.trained, recipe),
+            Solve("average", functools.partial(self._average, task.index)),
+            Collect("prototypes", self._collect),
+        ]
+
+    # -- features (§4) -------------------------------------------------------------------------------------------------
+
+    @property
+    def _features(self) -> tuple[str, ...]:
+        """The one that answers in the paper comes first."""
+        return ("hybrid", "channel", "patch") if self.config.branch == "both" else (self.config.branch,)
+
+    def features(self, passes: Passes) -> dict[str, Tensor]:
+        """c and p (4.1), and m (4.2), each [B, d]; or the only one there is."""
+        found = {}
+        for name, subnetwork in self.subnetworks.items():
+            sections = [passes(tuning) for tuning in cast(Subnetwork, subnetwork).tunings]
+            found[name] = torch.cat([passes(), *sections] if self.config.plain else sections, 1)
+        return found if self.fusion is None else {"hybrid": self.fusion(found["channel"], found["patch"])} | found
+
+    # -- a session (§5, §6) --------------------------------------------------------------------------------------------
+
+    def trained(self) -> list[nn.Parameter]:
+        return [*(parameter for _, parameter in self._kept()), *self.head.parameters()]
+
+    def _kept(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is trained in every session: all ``cur`` and the fusion."""
+        for subnetwork in self.subnetworks.values():
+            yield from cast(Subnetwork, subnetwork).cur.named_parameters()
+        if self.fusion is not None:
+            yield from self.fusion.named_parameters()
+
+    def _pulled(self) -> Tensor:
+        """θ of L_reg as one vector."""
+        everything = self.config.reg_scope == "all"
+        return torch.cat([p.flatten() for name, p in self._kept() if everything or "weight" in name])
+
+    def _begin(self, task: TaskInfo) -> None:
+        """A new head for the session's classes; θ_ref; the directions of the classes that it does not show."""
+        c = self.config
+        self.head = CosineHead(self.head.weight.shape[1], c.sigma_init)
+        self.head.draw(len(task.present), self.generators.init)
+        self.session.reference = self._pulled().clone()
+        self.session.old = torch.tensor([k for k in range(task.known) if k not in task.present], dtype=torch.long)
+        if c.orth == "energy":
+            self.session.directions = old_directions(self._old_prototypes, c.rank)
+        else:
+            rows = F.pad(self._old_prototypes, (0, 0, 0, len(task.new)))
+            self.session.directions = released_residual(rows, c.rank)
+
+    @property
+    def _old_prototypes(self) -> Tensor:
+        """Φ [n, d] of known classes that the session does not show, as the answering feature has them."""
+        prototypes = cast(PrototypeHead, self.prototypes[self._features[0]])
+        if not len(self.session.old):
+            return self.head.weight.new_zeros(0, self.head.weight.shape[1])
+        return prototypes.means[self.session.old.to(prototypes.sums.device)].to(self.head.weight)
+
+    def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
+        """L = L_cls + w_dis L_dis + w_orth L_orth + w_reg L_reg (5.1); one subnetwork alone has no regularisers."""
+        c, y = self.config, batch.labels
+        features = self.features(batch.passes)
+        terms = {name: task_cross_entropy(self.head(z), y, task.present) for name, z in features.items()}
+        if self.fusion is None:
+            return terms
+        channel, patch, m = features["channel"], features["patch"], features["hybrid"]
+        if c.w_dis:
+            old = self._old_prototypes
+            drawn = torch.randperm(len(old))[: c.batch_size]  # seeded by the engine, as dropout is
+            distance = dissimilarity if c.dis == "supcon" else dissimilarity_released
+            terms["dissimilarity"] = c.w_dis * distance(m, y, old[drawn.to(old.device)], tau=c.tau)
+        if c.w_orth and c.orth == "energy" and self.session.directions.numel():
+            terms["orthogonality"] = c.w_orth * overlap(self.session.directions, channel, patch, m)
+        if c.w_orth and c.orth == "released":
+            terms["orthogonality"] = c.w_orth * overlap_released(self.session.directions, channel, patch)
+        if c.w_reg:
+            terms["pull"] = c.w_reg * (self._pulled() - self.session.reference).square().sum()
+        return terms
+
+    def _average(self, t: int) -> None:
+        """cur enters the mean of its frozen set (§7); what only the session needed goes."""
+        c = self.config
+        index = min(t // c.segment, c.frozen - 1) if c.segment else 0
+        n = int(self.averaged[index])
+        last = c.total_tasks is not None and t + 1 >= c.total_tasks
+        if not last and (c.average == "mean" or (c.average == "first" and not n)):
+            for subnetwork in self.subnetworks.values():
+                cast(Subnetwork, subnetwork).average(index, n)
+            self.averaged[index] += 1
+        self.head = CosineHead(self.head.weight.shape[1], c.sigma_init)
+        self.session = Session().to(self.head.weight.device)
+
+    def train(self, mode: bool = True) -> NTKCL:
+        super().train(mode)
+        if self.config.frozen_dropout:
+            for subnetwork in self.subnetworks.values():
+                for module in cast(Subnetwork, subnetwork).pre.modules():
+                    module.training = mode
+        return self
+
+    def restored(self) -> None:
+        for subnetwork in self.subnetworks.values():
+            for tuning in cast(Subnetwork, subnetwork).tunings[:-1]:
+                tuning.freeze()
+
+    # -- prototypes and prediction (§8) --------------------------------------------------------------------------------
+
+    def _collect(self, batch: Batch) -> None:
+        """Φ_c is the mean of un-normalised features, all in one pass; rows of classes not shown stay as they were."""
+        for name, z in self.features(batch.passes).items():
+            cast(PrototypeHead, self.prototypes[name]).update(z, batch.labels)
+
+    def scores(self, passes: Passes) -> dict[str, Tensor]:
+        """(8.1) with each feature's own prototypes."""
+        found = {
+            name: section_scores(z, cast(PrototypeHead, self.prototypes[name]).means, self.weights)
+            for name, z in self.features(passes).items()
+        }
+        if self.fusion is None:
+            return found
+        found["together"] = torch.stack(list(found.values())).mean(0)
+        return {self.config.answer: found.pop(self.config.answer)} | found
+
+    @property
+    def branches(self) -> tuple[Tuning | None, ...]:
+        tunings = [tuning for s in self.subnetworks.values() for tuning in cast(Subnetwork, s).tunings]
+        return (None, *tunings) if self.config.plain else tuple(tunings)
+
+    def describe(self) -> dict[str, Any]:
+        kept = [p for tuning in self.branches if tuning for p in tuning.parameters()]
+        fused = [] if self.fusion is None else list(self.fusion.parameters())
+        prototypes = [cast(PrototypeHead, p).sums for p in self.prototypes.values()]
+        sizes: dict[str, Sequence[Tensor]] = {"tunings": kept, "fusion": fused, "prototypes": prototypes}
+        return {"bytes": {name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in sizes.items()}}
