@@ -90,8 +90,60 @@ HIDE: dict[str, dict[str, Any]] = {
     }.items()
 }  # fmt: skip
 
+LORA_ALIKE: dict[str, Any] = {
+    "blocks": "0-2", "epochs": 10, "optimizer": "adam", "rate": 5e-3, "weight_decay": 0.0, "sigma_init": 10.0,
+    "average": "mean", "follow_epochs": 3, "follow_rate": 1e-3, "answer": "hybrid", "w_dis": 0.03,
+    "hybrid_prototypes": "stored", "alpha": 0.1, "beta": 1.0, "gamma": 0.3, "plain": False,
+}  # fmt: skip
+"""NTK-CL with the training settings of the other presets."""
+QKV: dict[str, Any] = {"tuning": "lora", "tuning.rank": 5, "tuning.alpha": 5.0, "tuning.targets": "qkv"}
+NTK: dict[str, dict[str, Any]] = {
+    name: LORA_ALIKE | ({} if "tuning" in changes else QKV) | changes
+    for name, changes in {
+        "lora alike": {},
+        "once": {"follow_epochs": 0},
+        "first set kept": {"average": "first"},
+        "first set kept, 5e-4": {"average": "first", "follow_rate": 5e-4},
+        "first set kept, 2e-3": {"average": "first", "follow_rate": 2e-3},
+        "adapter, all blocks": {"tuning": "adapter", "tuning.bottleneck": 16, "tuning.scale": 1.0, "blocks": "all"},
+        "lora, first 5 blocks": {"blocks": "0-4"},
+        "no dissimilarity": {"w_dis": 0.0},
+        "dissimilarity 0.3": {"w_dis": 0.3},
+        "with plain": {"plain": True, "beta": 0.1},
+        "plain, first kept, fused": {"plain": True, "beta": 0.1, "average": "first", "hybrid_prototypes": "fused"},
+        "plain 0.3, first kept, fused": {"plain": True, "beta": 0.3, "average": "first", "hybrid_prototypes": "fused"},
+        "plain, mean, fused": {"plain": True, "beta": 0.1, "hybrid_prototypes": "fused"},
+        "plain, once, fused": {"plain": True, "beta": 0.1, "follow_epochs": 0, "hybrid_prototypes": "fused"},
+        "5 epochs follow": {"follow_epochs": 5},
+        "first set kept, fused": {"average": "first", "hybrid_prototypes": "fused"},
+        "first set kept, fused, pull 1": {"average": "first", "hybrid_prototypes": "fused", "w_reg": 1.0},
+        "mean, fused": {"hybrid_prototypes": "fused"},
+    }.items()
+}
 
-STAGES = {"first": ("ranpac", FIRST, (5, 5)), "follow": ("safe", FOLLOW, (4, 3)), "hide": ("hide_pet", HIDE, (2, 2))}
+
+PUBLISHED: dict[str, Any] = {"preset": "reference", "epochs": 5, "batch_size": 48}
+CORRECTED: dict[str, dict[str, Any]] = {
+    name: PUBLISHED | changes
+    for name, changes in {
+        "as it is": {},
+        "released": {"preset": "released"},
+        **{f"L_orth at {w:g}": {"w_orth": w} for w in (0.01, 0.1, 1.0, 10.0)},
+        **{f"L_dis at {w:g}": {"w_dis": w} for w in (0.0, 0.3, 1.0)},
+        **{f"L_reg at {w:g}": {"w_reg": w} for w in (0.01, 0.1)},
+        "prompts at zero": {"prompt_init": "zeros"},
+        "fused": {"hybrid_prototypes": "fused"},
+    }.items()
+}
+"""NTK-CL corrected: the weights of terms whose form has changed have to be found again (spec §5)."""
+
+STAGES = {
+    "first": ("ranpac", FIRST, (5, 5)),
+    "follow": ("safe", FOLLOW, (4, 3)),
+    "hide": ("hide_pet", HIDE, (2, 2)),
+    "ntk": ("ntk_cl", NTK, (2, 2)),
+    "ntk-reference": ("ntk_cl", CORRECTED, (2, 2)),
+}
 
 
 def pseudo_stream(train: Source, classes: tuple[str, ...], sizes: tuple[int, int], per_class: int, turn: int) -> Stream:
@@ -108,15 +160,19 @@ def score(
     method: str, backbone: Backbone, streams: list[Stream], options: dict[str, Any], precision: str
 ) -> dict[str, Any]:
     """Final held-out accuracy (%) by part: over all pseudo-tasks, and over the classes that came after the first."""
-    everything, after, started = [], [], time.perf_counter()
+    everything, after, forgotten, started = [], [], [], time.perf_counter()
     for stream in streams:
-        learner = Learner(method, backbone, preset="evertune", precision=precision, progress=False, **options)
-        matrix = run(stream, learner, references=False).matrix
+        settings = {"preset": "evertune", **options}
+        learner = Learner(method, backbone, precision=precision, progress=False, **settings)
+        result = run(stream, learner, references=False)
+        matrix = result.matrix
+        forgotten.append(next(iter(result.summary.values()))["forgetting_with_last_stage"])
         counts = {part: matrix.counts(part) for part in matrix.parts}
         everything.append({part: correct[-1].sum() / totals.sum() for part, (correct, totals) in counts.items()})
         after.append({part: correct[-1, 1:].sum() / totals[1:].sum() for part, (correct, totals) in counts.items()})
     table = {part: round(100 * float(np.mean([r[part] for r in everything])), 2) for part in everything[0]}
     table |= {f"{part}, later classes": round(100 * float(np.mean([r[part] for r in after])), 2) for part in after[0]}
+    table["forgetting"] = round(float(np.mean(forgotten)), 2)
     return {**table, "seconds": round(time.perf_counter() - started, 1)}
 
 

@@ -29,6 +29,7 @@ CALTECH = "--data {shared}/data/images/caltech101_sub.zip --first 11 --increment
 PAPER = "--preset paper --set features=2000 --set ridge_scale=none --set epochs=5 --preprocessing unit --precision bf16"
 """The peers' own grid of ridge strengths: they did not scale it by M / 10⁴."""
 FOLLOW = "--set follow_epochs=5 --set follow_horizon=5"
+NTK = "--set epochs=5 --set batch_size=48 --preprocessing unit --precision bf16"
 OURS = "--preset evertune --preprocessing native --precision bf16"
 
 EXPERIMENTS: dict[str, str] = {
@@ -54,6 +55,11 @@ EXPERIMENTS: dict[str, str] = {
     "hide-prefix": f"{TINY_A} --method hide_pet {OURS} --set tuning=prefix",
     "hide-lora-cifar100": f"{TINY_A} --method hide_pet --preset cifar100 --set batch_size=48 --set rate=5.625e-3 "
     "--set shared_rate=5.625e-3 --preprocessing native --precision bf16",
+    "ntk-released": f"{TINY_A} --method ntk_cl --preset released --set total_tasks=10 {NTK}",
+    "ntk-released-seed1": f"{TINY_A} --method ntk_cl --preset released --set total_tasks=10 {NTK} --seed 1",
+    "ntk-reference": f"{TINY_A} --method ntk_cl --preset reference {NTK}",
+    "ntk-evertune": f"{TINY_A} --method ntk_cl {OURS}",
+    "pacs-ntk-evertune": f"{PACS} --method ntk_cl --preset evertune --precision bf16",
     "pacs-hide-lora": f"{PACS} --method hide_pet --preset evertune --precision bf16",
     "pacs-simple_cil": f"{PACS} --method simple_cil",
     "pacs-ranpac-evertune": f"{PACS} --method ranpac --preset evertune --precision bf16",

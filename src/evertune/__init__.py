@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evertune.backbones import load_backbone as load_backbone
+    from evertune.diagnostics import Diagnosis as Diagnosis
+    from evertune.diagnostics import diagnose as diagnose
     from evertune.engine import Seeds as Seeds
     from evertune.errors import EvertuneError as EvertuneError
     from evertune.evaluation import AccuracyMatrix as AccuracyMatrix
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AccuracyMatrix": "evaluation",
+    "Diagnosis": "diagnostics",
     "EvertuneError": "errors",
     "FewShot": "few_shot",
     "Learner": "learner",
@@ -39,6 +42,7 @@ _HOME = {
     "Task": "streams",
     "TestView": "streams",
     "TrainView": "streams",
+    "diagnose": "diagnostics",
     "load_backbone": "backbones",
     "open_data": "streams",
     "run": "runs",

@@ -17,7 +17,7 @@ from evertune.evaluation import AccuracyMatrix, Protocol, summary
 from evertune.learner import Learner
 from evertune.references import references as compute_references
 from evertune.report import draw_run, matrix_table, summary_table
-from evertune.streams import Stream
+from evertune.streams import Source, Stream
 
 
 @dataclass
@@ -115,6 +115,36 @@ def make_protocol(stream: Stream, learner: Learner) -> Protocol:
             "metric": "top-1 over all classes seen, integer counts by task",
         }
     )
+
+
+def stream_of(folder: str | os.PathLike[str], train: Source, test: Source) -> Stream:
+    """The stream of the run in ``folder``, made again from its data.
+
+    Raises
+    ------
+    RunError
+        There is no run, its stream was not cut from one data set, or the data is not what the run learned from.
+    """
+    file = Path(folder) / "protocol.json"
+    if not file.is_file():
+        raise RunError(f"{folder} holds no run: name the folder that 'evertune run' wrote.")
+    there = Protocol.from_json(file.read_text(encoding="utf-8"))["stream"]
+    if "order_seed" not in there or set(there["data"]) != {"train", "test"}:
+        raise RunError(f"The stream of {folder} was not cut from one data set: give its tasks to evertune.diagnose.")
+    try:
+        stream = _cut(there, train, test)
+    except StreamError:  # other classes or domains
+        stream = None
+    if stream is None or stream.description()["tasks"] != there["tasks"]:
+        raise RunError(f"{train.name} is not the data that the run in {folder} learned from: name that one.")
+    return stream
+
+
+def _cut(described: dict[str, Any], train: Source, test: Source) -> Stream:
+    if described["kind"] == "domain":
+        return Stream.domain_incremental(train, test, order=[task["name"] for task in described["tasks"]])
+    settings = {name: described[name] for name in ("first", "increment", "train_per_class")}
+    return Stream.class_incremental(train, test, order=described["classes"], **settings)
 
 
 class RunFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def test_the_package_runs_as_a_module() -> None:
     assert "Usage: evertune" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "methods", "learn", "predict"])
+@pytest.mark.parametrize("command", ["demo", "run", "methods", "learn", "predict", "diagnose"])
 def test_every_help_ends_with_an_example_and_explains_every_option(command: str) -> None:
     text = works(command, "--help")
     assert f"\n    evertune {command}" in text.split("Example")[1]
@@ -520,6 +521,103 @@ def test_an_unreadable_image_is_named(tiny: list[object], weights: Path, tmp_pat
         *tiny,
     )
     assert "gone.png" in refused("predict", tmp_path / "kept", tmp_path / "gone.png", "-w", weights)
+
+
+# -- diagnose ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def learned(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two tasks, with the data beside it."""
+    home = tmp_path_factory.mktemp("learned")
+    shutil.copy(data, home / "colours.npz")
+    tiny = ["--backbone", "test_vit", "--weights", weights, "--input-size", 32, "--device", "cpu"]
+    works(
+        "run", "--data", home / "colours.npz", "--first", 2, "--increment", 2, "--train-per-class", 6, *tiny,
+        "--method", "ranpac", "--set", "epochs=1", "--set", "features=50", "--quiet", "--no-references",
+        "--out", home / "run",
+    )  # fmt: skip
+    return home / "run"
+
+
+def test_a_run_is_diagnosed(learned: Path, weights: Path, tmp_path: Path) -> None:
+    asked = ["diagnose", learned, "--weights", weights, "--device", "cpu", "--per-task", 8, "--outputs", 3]
+    text = works(*asked)
+    home = learned / "diagnosis"
+    assert "ranpac (evertune) on test_vit" in text
+    assert "tangent kernel of 16 train images × 3 outputs under" in text and ", exact" in text
+    assert [line.split()[:3] for line in text.splitlines() if line.startswith("task ")][1:] == [
+        ["task", "1", "8"],
+        ["task", "2", "8"],
+    ]
+    assert f"picture     {home / 'kernel.png'}" in text and (home / "kernel.png").stat().st_size > 10_000
+    numbers = json.loads((home / "diagnosis.json").read_text())
+    assert len(numbers["gaps"]["tasks"]) == 2 and numbers["overlap"][0][0] == 1
+    found = evertune.Diagnosis.load(home)
+    assert found.kernel.matrix.shape == (48, 48) and found.kernel.names == ("task 1", "task 2")
+
+    again = works(*asked, "--split", "test", "--sketch", 64, "--seed", 3, "--out", tmp_path / "sketch")
+    assert "16 test images" in again and "sketched in 64 dimensions, error " in again
+    assert evertune.Diagnosis.load(tmp_path / "sketch").kernel.error is not None
+
+
+def test_two_runs_are_drawn_side_by_side(learned: Path, weights: Path, tmp_path: Path) -> None:
+    text = works("diagnose", learned, "--against", learned, "--weights", weights, "--per-task", 4, "--out", tmp_path)
+    assert text.count("tangent kernel of 8 train images × 4 outputs") == 2
+    assert "drift (centred alignment) 0.00 (1.00), 0.00 (1.00)" in text
+    assert (tmp_path / "kernel.png").exists() and (tmp_path / "against/kernel.safetensors").exists()
+
+
+def test_fewer_images_than_asked_for_are_told(learned: Path, weights: Path, tmp_path: Path) -> None:
+    result = evertune_("diagnose", learned, "--weights", weights, "--per-task", 100, "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "evertune: task 1 has 12 train images, fewer than 100: all are used" in result.stderr
+
+
+def test_what_cannot_be_diagnosed_is_refused(
+    learned: Path, weights: Path, data: Path, quick: list[object], tmp_path: Path
+) -> None:
+    asked = ["diagnose", learned, "--weights", weights, "--out", tmp_path / "out"]
+    assert "holds no run that has learned a task" in refused("diagnose", tmp_path)
+    assert "holds no run that has learned a task" in refused("diagnose", learned / "learner")
+    assert f"{tmp_path} holds no run" in refused(*asked, "--against", tmp_path)
+    assert "takes at least 4" in refused(*asked, "--sketch", 0)
+    assert "more than the limit of 1.0 MiB: " in refused(*asked, "--memory", 1 / 1024)
+    assert "split 'validation' does not exist" in refused(*asked, "--split", "validation")
+    assert "per_task=0 must be at least 1" in refused(*asked, "--per-task", 0)
+    assert "outputs=0 must be at least 1" in refused(*asked, "--outputs", 0)
+
+    other = arrays(train=7)
+    np.savez(tmp_path / "other.npz", **other)
+    assert "is not the data that the run" in refused(*asked, "--data", tmp_path / "other.npz")
+    np.savez(tmp_path / "renamed.npz", **{**other, "classes": np.array(["a", "b", "c", "d"])})
+    assert "is not the data that the run" in refused(*asked, "--data", tmp_path / "renamed.npz")
+    moved = tmp_path / "moved"
+    shutil.copytree(learned, moved)
+    (moved / "data.json").unlink()
+    assert "does not say where its data is" in refused("diagnose", moved, "--weights", weights)
+    works("diagnose", moved, "--data", data, "--weights", weights, "--per-task", 2)
+
+    plain = tmp_path / "plain"
+    works("run", "--data", data, "--method", "simple_cil", *quick[7:-4], "--quiet", "--no-references", "--out", plain)
+    assert "simple_cil has no trained tuning parameters" in refused("diagnose", plain, "--weights", weights)
+
+
+def test_a_run_of_domains_is_diagnosed_from_anywhere(
+    tiny: list[object], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, domain in enumerate(("day", "night")):
+        write_folder(tmp_path / "rooms/train" / domain, ["blue", "red"], 4, seed)
+        write_folder(tmp_path / "rooms/test" / domain, ["blue", "red"], 2, seed)
+    monkeypatch.chdir(tmp_path)
+    works(
+        "run", "--data", "rooms", "--kind", "domain", "--domain-level", "--method", "aper", "--set", "epochs=1", *tiny,
+        "--order-seed", 1, "--quiet", "--no-references", "--out", "run",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path / "rooms")
+    text = works("diagnose", tmp_path / "run", "--weights", weights, "--per-task", 4)
+    order = [["day", "night"][i] for i in np.random.RandomState(1).permutation(2)]
+    assert [line.split()[0] for line in text.splitlines() if line.startswith(("day", "night"))] == order
 
 
 # -- demo --------------------------------------------------------------------------------------------------------------

@@ -31,9 +31,11 @@ class Vectors:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def _expected(self, name: str) -> tuple[Tensor, bool]:
-        """An output, and whether it was made in float64."""
-        exact = self.dtype == torch.float64 and f"{name}_f64" in self.arrays
-        return torch.from_numpy(self.arrays[f"{name}_f64" if exact else name]).double(), exact
+        """An output, and whether both it and what it is compared with were made in float64."""
+        twice = f"{name}_f64" in self.arrays
+        exact = self.dtype == torch.float64 and twice
+        alone = twice and name not in self.arrays
+        return torch.from_numpy(np.asarray(self.arrays[f"{name}_f64" if exact or alone else name])).double(), exact
 
     def check_features(self, name: str, actual: Tensor) -> None:
         """Tolerance F: 1e-9 in float64, 5e-4 in float32."""
@@ -46,6 +48,12 @@ class Vectors:
         expected, exact = self._expected(name)
         atol = (1e-9 if exact else 1e-4) * expected.abs().max().item()
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=atol)
+
+    def check_algebra(self, name: str, actual: Tensor, rtol: float = 1e-10) -> None:
+        """Tolerance L: ``rtol`` in float64, 1e-5 in float32."""
+        expected, exact = self._expected(name)
+        rtol, atol = (rtol, 1e-12) if exact else (1e-5, 1e-6)
+        torch.testing.assert_close(actual.detach().double(), expected, rtol=rtol, atol=atol)
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])

@@ -18,7 +18,7 @@ from evertune.cli.memory import keep_freed_memory
 from evertune.errors import ConfigError, RunError, StorageError, nearest
 
 if TYPE_CHECKING:
-    from evertune import Learner, Stream, Task
+    from evertune import AccuracyMatrix, Learner, Stream, Task
     from evertune.streams import Source
 
 app = typer.Typer(
@@ -36,6 +36,9 @@ DATA_HELP = (
     "test/<class>/<image>, of <class>/<image> (a fifth is then held out for testing), or with an index.csv; or a data "
     "set by name: digits, cifar100, flowers102 ..."
 )
+
+
+KERNEL = "Kernel"
 
 
 def main() -> None:
@@ -199,6 +202,7 @@ def run(
         from evertune import open_data
         from evertune import run as run_stream
         from evertune.cli.narrate import Narrator
+        from evertune.cli.origin import keep_origin
 
         chosen = o.method_options(method, preset, settings, batch)
         train, test = open_data(data, skip_bad=skip_bad, domain_level=domain_level, root=data_root, download=download)
@@ -225,13 +229,14 @@ def run(
         say = _speaker(learner)
         narrator = Narrator(stream, learner, _silent if quiet else say)
         narrator.begin()
+
+        def on_stage(stage: int, matrix: AccuracyMatrix) -> None:
+            narrator.on_stage(stage, matrix)
+            if learner.engine.runtime.main:
+                keep_origin(folder, data, skip_bad=skip_bad, domain_level=domain_level, root=data_root)
+
         result = run_stream(
-            stream,
-            learner,
-            folder,
-            references=not no_references,
-            on_phase=narrator.on_phase,
-            on_stage=narrator.on_stage,
+            stream, learner, folder, references=not no_references, on_phase=narrator.on_phase, on_stage=on_stage
         )
         for line in narrator.end(result, folder, time.perf_counter() - started):
             say(line)
@@ -407,6 +412,127 @@ def predict(
                 typer.echo(f"{image}\t{name}\t{score:.4f}")
 
 
+@app.command(
+    cls=Command,
+    epilog="\b\nExamples:\n  evertune diagnose runs/demo\n"
+    "  evertune diagnose runs/safe-photos --per-task 128 --sketch 4096\n"
+    "  evertune diagnose runs/mine --against runs/other --out figures/",
+)
+def diagnose(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", "-d", metavar="DATA", help="The data of the run, where it is elsewhere now.",
+            show_default="where it was", rich_help_panel=o.DATA,
+        ),
+    ] = None,
+    data_root: o.DataRoot = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="train|test", help="Which images of each task.", rich_help_panel=o.DATA)
+    ] = "train",
+    per_task: Annotated[
+        int, typer.Option("--per-task", metavar="N", help="Images of each task, of its classes in turn.",
+        rich_help_panel=o.DATA),
+    ] = 32,
+    outputs: Annotated[
+        int,
+        typer.Option(
+            "--outputs", metavar="N", help="Scores of more classes are projected on so many random directions.",
+            rich_help_panel=KERNEL,
+        ),
+    ] = 8,
+    sketch: Annotated[
+        int | None,
+        typer.Option(
+            "--sketch", metavar="K", help="Project the Jacobian on K dimensions as it is made: less memory, and an "
+            "error that is estimated and told.", show_default="exact", rich_help_panel=KERNEL,
+        ),
+    ] = None,
+    memory: Annotated[
+        float,
+        typer.Option(
+            "--memory", metavar="GIB", help="What the kernel may take; a request beyond is refused beforehand.",
+            rich_help_panel=KERNEL,
+        ),
+    ] = 4.0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", metavar="N", min=0, help="Of the choice of images, the directions and the sketch.",
+            rich_help_panel=KERNEL,
+        ),
+    ] = 0,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="RUN", help="Another run, whose kernel is drawn beside, on its own data.",
+            rich_help_panel=KERNEL,
+        ),
+    ] = None,
+    weights: o.Weights = None,
+    device: o.Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="For the kernel, the numbers and the picture.",
+            show_default="RUN/diagnosis", rich_help_panel=o.OUTPUT,
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """See how the tasks of a run interfere in its learner.
+
+    The empirical tangent kernel of the learner's tuning parameters, on images of every task: how large and how rich it
+    is within each task, how much the tasks overlap in it, and what its linear model predicts of forgetting and
+    generalisation. docs/diagnostics.md explains every number.
+    """
+    with stoppable("Nothing was written."):
+        from evertune.cli.origin import open_origin
+        from evertune.diagnostics import Diagnosis, kernel_drift
+        from evertune.diagnostics import diagnose as diagnose_learner
+        from evertune.report import draw_kernel
+        from evertune.runs import stream_of
+
+        def diagnosed(run_folder: Path, data: str | None) -> Diagnosis:
+            stream = stream_of(run_folder, *open_origin(run_folder, data, data_root))
+            learner = o.kept_learner(run_folder / "learner", weights, device=device, precision="fp32")
+            found = diagnose_learner(
+                learner,
+                stream[: len(learner.history)],
+                per_task=per_task,
+                outputs=outputs,
+                split=split,
+                sketch=sketch,
+                memory=int(memory * 2**30),
+                seed=seed,
+            )
+            for text in found.notes:
+                note(text)
+            typer.echo(f"{found.report()}\n")
+            return found
+
+        _require_run(folder)
+        if against is not None:
+            _require_run(against)
+        home = out or folder / "diagnosis"
+        mine = diagnosed(folder, data)
+        views = {mine.learner: mine.view()}
+        if against is not None:
+            other = diagnosed(against, None)
+            other.save(home / "against")
+            _tell_drift(kernel_drift(mine, other))
+            alike = mine.learner == other.learner
+            names = (str(folder), str(against)) if alike else (mine.learner, other.learner)
+            views = dict(zip(names, (mine.view(), other.view()), strict=True))
+        mine.save(home)
+        title = (
+            f"Tangent kernel of {mine.title}" if len(views) == 1 else f"Tangent kernels on {mine.numbers['backbone']}"
+        )
+        draw_kernel(views, home / "kernel.png", title)
+        typer.echo(f"picture     {home / 'kernel.png'}")
+        typer.echo(f"numbers     {home / 'diagnosis.json'}   (the kernel itself is beside it)")
+
+
 def _stream(
     train: Source,
     test: Source,
@@ -469,6 +595,11 @@ def _is_learner(folder: Path) -> bool:
     return (folder / "learner.json").is_file()
 
 
+def _require_run(folder: Path) -> None:
+    if not (folder / "config.json").is_file() or not _is_learner(folder / "learner"):
+        raise RunError(f"{folder} holds no run that has learned a task: name the folder that 'evertune run' wrote.")
+
+
 def _require_home(folder: Path) -> bool:
     """Whether ``folder`` holds a learner; StorageError or RunError where one does not belong."""
     inside_run = _is_learner(folder) and (folder.resolve().parent / "config.json").exists()
@@ -492,6 +623,13 @@ def _tell_skipped(*sources: Source) -> None:
     skipped = sorted({file for source in sources for file in source.skipped})
     for file in skipped:
         note(f"left out {file}")
+
+
+def _tell_drift(tasks: list[dict[str, float]] | None) -> None:
+    """How far the second of two kernels of the same images is from the first."""
+    if tasks is not None:
+        shown = ", ".join(f"{task['drift']:.2f} ({task['alignment']:.2f})" for task in tasks)
+        typer.echo(f"from the first kernel to the second, by task: drift (centred alignment) {shown}\n")
 
 
 def _tell_learned(learner: Learner, task: Task, seconds: float, folder: Path) -> None:

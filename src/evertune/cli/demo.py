@@ -10,6 +10,7 @@ from typing import Any
 
 from evertune import Learner, Stream, TrainView, open_data, run
 from evertune.cli.narrate import Narrator
+from evertune.cli.origin import keep_origin
 from evertune.engine import write_atomic
 from evertune.errors import RunError
 
@@ -19,8 +20,8 @@ learns. So the demo trains for half as long as the preset and holds the fast lea
 
 MARK = "demo.txt"
 FILES = {
-    MARK, "config.json", "protocol.json", "matrix.json", "log.jsonl", "learner", "summary.json", "report.txt",
-    "accuracy.png",
+    MARK, "config.json", "data.json", "protocol.json", "matrix.json", "log.jsonl", "learner", "summary.json",
+    "report.txt", "accuracy.png", "diagnosis",
 }  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def run_demo(folder: Path, say: Callable[[str], None], *, device: str = "auto", 
     def mark(stage: int, report: object) -> None:
         if learner.engine.runtime.main and not (folder / MARK).exists():
             write_atomic(folder / MARK, b"Made by 'evertune demo', which replaces this folder when it runs again.\n")
+            keep_origin(folder, "digits")
 
     narrator.begin()
     result = run(stream, learner, folder, on_phase=mark, on_stage=narrator.on_stage)

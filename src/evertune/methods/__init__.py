@@ -2,6 +2,7 @@
 
 from evertune.methods.aper import APER
 from evertune.methods.config import Config
+from evertune.methods.finetune import Finetune
 from evertune.methods.hide_pet import HiDePET
 from evertune.methods.make import get_method, make_method
 from evertune.methods.method import (
@@ -30,6 +31,7 @@ __all__ = [
     "Batch",
     "Collect",
     "Config",
+    "Finetune",
     "Generators",
     "HiDePET",
     "Method",

@@ -136,6 +136,8 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
+    remembers: ClassVar[bool] = True
+    """Whether it does anything against forgetting; marks that others are measured by do not."""
     tasks_seen: Tensor
 
     def __init__(self, config: Config, shape: Shape, width: int, generators: Generators) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evertune.backbones import Passes, Shape
-from evertune.heads import CosineHead, HybridFusion, PrototypeHead, section_scores
+from evertune.heads import CosineHead, HybridFusion, section_scores
 from evertune.methods.losses import (
     dissimilarity,
     dissimilarity_released,
@@ -25,7 +25,7 @@ from evertune.methods.losses import (
 )
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
 from evertune.methods.ntk_cl_config import NTKConfig
-from evertune.statistics import Growing
+from evertune.statistics import ClassMeans, Growing
 from evertune.tuning import Tuning, make_tuning
 
 
@@ -96,7 +96,8 @@ class NTKCL(Method):
             else None
         )
         self.head = CosineHead(d, config.sigma_init)  # of one session, for its classes
-        self.prototypes = nn.ModuleDict({name: PrototypeHead() for name in self._features})
+        kept = self._features if config.hybrid_prototypes == "stored" else tuple(self.subnetworks)
+        self.means = nn.ModuleDict({name: ClassMeans() for name in kept})
         self.register_buffer("averaged", torch.zeros(config.frozen, dtype=torch.long))  # sessions in each frozen set
         self.session = Session()
 
@@ -158,11 +159,11 @@ class NTKCL(Method):
 
     @property
     def _old_prototypes(self) -> Tensor:
-        """Φ [n, d] of known classes that the session does not show, as the answering feature has them."""
-        prototypes = cast(PrototypeHead, self.prototypes[self._features[0]])
+        """Φ [n, d] of known classes that the session does not show, of m or of the only feature there is."""
         if not len(self.session.old):
             return self.head.weight.new_zeros(0, self.head.weight.shape[1])
-        return prototypes.means[self.session.old.to(prototypes.sums.device)].to(self.head.weight)
+        prototypes = self.prototypes(self._features[0])
+        return prototypes[self.session.old.to(prototypes.device)].to(self.head.weight)
 
     def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
         """L = L_cls + w_dis L_dis + w_orth L_orth + w_reg L_reg (5.1); one subnetwork alone has no regularisers."""
@@ -216,13 +217,21 @@ class NTKCL(Method):
     def _collect(self, batch: Batch) -> None:
         """Φ_c is the mean of un-normalised features, all in one pass; rows of classes not shown stay as they were."""
         for name, z in self.features(batch.passes).items():
-            cast(PrototypeHead, self.prototypes[name]).update(z, batch.labels)
+            if name in self.means:
+                cast(ClassMeans, self.means[name]).update(z, batch.labels)
+
+    def prototypes(self, name: str) -> Tensor:
+        """Φ [K, d] of a feature. Fused ones do not age with the fusion: it is affine, so m of means is a mean of m."""
+        if name in self.means:
+            return cast(ClassMeans, self.means[name]).means
+        assert self.fusion is not None
+        channel, patch = (self.prototypes(part).to(self.head.weight) for part in ("channel", "patch"))
+        return self.fusion.of_means(channel, patch).detach()
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         """(8.1) with each feature's own prototypes."""
         found = {
-            name: section_scores(z, cast(PrototypeHead, self.prototypes[name]).means, self.weights)
-            for name, z in self.features(passes).items()
+            name: section_scores(z, self.prototypes(name), self.weights) for name, z in self.features(passes).items()
         }
         if self.fusion is None:
             return found
@@ -234,9 +243,15 @@ class NTKCL(Method):
         tunings = [tuning for s in self.subnetworks.values() for tuning in cast(Subnetwork, s).tunings]
         return (None, *tunings) if self.config.plain else tuple(tunings)
 
+    @property
+    def tangent_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained: the current subnetworks and the fusion, not the means."""
+        names = ("fusion.", *(f"subnetworks.{name}.cur." for name in self.subnetworks))
+        return {name: p for name, p in self.named_parameters() if name.startswith(names)}
+
     def describe(self) -> dict[str, Any]:
         kept = [p for tuning in self.branches if tuning for p in tuning.parameters()]
         fused = [] if self.fusion is None else list(self.fusion.parameters())
-        prototypes = [cast(PrototypeHead, p).sums for p in self.prototypes.values()]
+        prototypes = [cast(ClassMeans, means).sums for means in self.means.values()]
         sizes: dict[str, Sequence[Tensor]] = {"tunings": kept, "fusion": fused, "prototypes": prototypes}
         return {"bytes": {name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in sizes.items()}}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evertune.methods.config import option, require
+from evertune.methods.first_session import EVERTUNE as FIRST_SESSION
 from evertune.methods.training import TuningConfig
 
 REFERENCE: dict[str, Any] = {
@@ -20,6 +21,11 @@ RELEASED: dict[str, Any] = {
     "prompt_init": "zeros", "dis": "released", "orth": "released", "reg_scope": "weights", "fusion": "attention",
     "frozen_dropout": True,
 }  # fmt: skip
+EVERTUNE: dict[str, Any] = FIRST_SESSION | {
+    "plain": True, "beta": 0.1, "average": "first", "follow_epochs": 3, "follow_rate": 1e-3,
+    "hybrid_prototypes": "fused", "answer": "together",
+}  # fmt: skip
+"""Ours; docs/defaults.md says how it was chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +63,15 @@ class NTKConfig(TuningConfig):
     alpha: float = option(0.1, "ω of the section of current parameters")
     beta: float = option(1.0, "ω of the plain model's section")
     gamma: float = option(0.3, "ω of every frozen set's section")
+    hybrid_prototypes: Literal["stored", "fused"] = option(
+        "stored", "prototypes of m: as they were in their session, or those of c and p through today's fusion"
+    )
     answer: Literal["hybrid", "channel", "patch", "together"] = option(
         "hybrid", "the feature that answers (released: hybrid), or the sum of the three scores"
     )
 
     presets = {  # noqa: RUF012
+        "evertune": EVERTUNE,
         "reference": REFERENCE,
         "released": REFERENCE | RELEASED,
         "imagenet-r": OTHERS,
@@ -110,5 +120,6 @@ class NTKConfig(TuningConfig):
             "token_mixing is the token-wise subnetwork already: choose another tuning for the channel-wise one.",
         )
         require(
-            self.plain or self.gamma + self.alpha > 0, "alpha=0 and gamma=0 leave no section to score: set one of them."
+            self.plain * self.beta + self.gamma + self.alpha > 0,
+            "alpha=0 and gamma=0 leave no section to score (nor does beta without plain): set one of them.",
         )

@@ -1,9 +1,10 @@
-"""Plain-text tables for a terminal or a log; all numbers in percent."""
+"""Plain-text tables for a terminal or a log; accuracies in percent."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from evertune.evaluation import AccuracyMatrix, accuracy_curve
 
@@ -49,6 +50,34 @@ def summary_table(summary: Mapping[str, Mapping[str, float]]) -> str:
         for metric in metrics
     ]
     return _table(["percent", *parts], body)
+
+
+def kernel_table(numbers: Mapping[str, Any]) -> str:
+    """One row per task of what `evertune.diagnose` found: its own kernel, and its overlap with each task."""
+    tasks, gaps = numbers["tasks"], numbers["gaps"]["tasks"]
+    header = [
+        "task",
+        "images",
+        "trace",
+        "eff. rank",
+        "alignment",
+        "drift",
+        "overlap 1",
+        *map(str, range(2, len(tasks) + 1)),
+    ]
+    body = [
+        [
+            _clip(task["name"]),
+            str(task["images"]),
+            f"{task['trace']:.3g}",
+            _number(task["effective_rank"]),
+            _number(gap["alignment"], places=3),
+            _number(gap["drift"], places=3),
+            *(_number(value, places=2) for value in row),
+        ]
+        for task, gap, row in zip(tasks, gaps, numbers["overlap"], strict=True)
+    ]
+    return _table(header, body)
 
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]], footer: Sequence[str] | None = None) -> str:

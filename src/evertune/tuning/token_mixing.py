@@ -79,8 +79,10 @@ class TokenMixing(Tuning):
         carry: float = 0.1,
         init: str = "kaiming",
     ) -> None:
-        reached = [i for i in blocks if not shape.reads_cls or i != shape.depth - 1]
-        super().__init__(shape, reached, carry=carry)
+        asked, last = set(blocks), {shape.depth - 1} if shape.reads_cls else set()
+        if asked and asked <= last:
+            raise ConfigError("token_mixing: prompts of the last block cannot reach CLS any more; tune one before it.")
+        super().__init__(shape, asked - last, carry=carry)
         if length < 1:
             raise ConfigError(f"token_mixing: length={length} must be at least 1.")
         if init not in ("kaiming", "zeros"):

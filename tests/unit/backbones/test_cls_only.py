@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,7 @@ def tuning(kind: str, vit: TimmViT) -> Tuning:
     return made.double().eval()
 
 
-KINDS = ["adapter", "lora", "ssf", "vpt-deep", "vpt-shallow", "between", "everything"]
+KINDS = ["adapter", "lora", "ssf", "vpt-deep", "vpt-shallow", "token_mixing", "between", "everything"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,6 +105,21 @@ def test_equals_the_whole_last_block(make_model: Make, images: Tensor, kind: str
     assert not torch.allclose(features, vit(images))
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-11)
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_a_pass_may_rest_at_any_half_place(make_model: Make, images: Tensor, kind: str, pool: str) -> None:
+    """Also inside the last block, where CLS alone is left after the attention."""
+    vit = TimmViT(make_model(global_pool=pool), "halves", preprocessing="unit")
+    made = tuning(kind, vit)
+    whole = vit.run(vit.embed(images, made), made, 0, 4)
+    stations = [0.0, 0.5, 1.0, 1.5, 2.5, 3.0, 3.5, 4.0]
+    tokens = vit.embed(images, made)
+    for start, stop in itertools.pairwise(stations):
+        tokens = vit.run(tokens, made, start, stop)
+        assert (tokens.shape[1] == 1) == (pool == "token" and stop >= 3.5)
+    torch.testing.assert_close(tokens, whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("pool", ["avg", "map"])

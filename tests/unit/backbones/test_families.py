@@ -71,6 +71,22 @@ def test_equals_the_library(family: tuple[VisionTransformer, int], native: bool)
     torch.testing.assert_close(vit.read(tokens, None), expected, **close)
 
 
+def test_half_a_block_is_its_attention(family: tuple[VisionTransformer, int]) -> None:
+    """With the residual and the layer scale of the library's block; the other half leads to its end."""
+    vit = TimmViT(family[0], "family", preprocessing="unit")
+    size, shape = vit.identity.input_size, vit.shape
+    tokens = vit.embed(torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    close = {"rtol": 0, "atol": 1e-11}
+    for i, block in enumerate(vit.vit.blocks):
+        answered = 1 if vit.reads_cls and i == shape.depth - 1 else shape.tokens
+        middle = vit.run(tokens, None, i, i + 0.5)
+        wanted = tokens + block.ls1(block.attn(block.norm1(tokens)))
+        torch.testing.assert_close(middle, wanted[:, :answered], **close)
+        end = vit.run(middle, None, i + 0.5, i + 1)
+        torch.testing.assert_close(end, block(tokens)[:, :answered], **close)
+        tokens = end
+
+
 def test_only_cls_readers_answer_one_query(make_model: Make) -> None:
     for name, kwargs in (("vit_tiny_patch16_224", {}), ("vit_base_patch32_clip_224", {})):
         vit = TimmViT(make_model(name, **kwargs), name)

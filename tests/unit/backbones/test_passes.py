@@ -71,6 +71,15 @@ def test_branches_share_their_beginning(vit: TimmViT, images: Tensor, calls: Cou
         torch.testing.assert_close(features.detach(), vit(images, branch).float().detach(), rtol=0, atol=1e-6)
 
 
+def test_what_acts_behind_the_attention_shares_it(vit: TimmViT, images: Tensor, calls: Counter[str]) -> None:
+    passes = Passes(vit, images)
+    channel, patch = make(vit, "1-3"), make(vit, "1-3", "token_mixing", length=2)
+    got = [passes(branch) for branch in (channel, patch)]
+    assert calls == {"embed": 1, "0": 1, "1": 1, "mlp of 1": 2, "2": 2, "3": 2}
+    for branch, features in zip((channel, patch), got, strict=True):
+        torch.testing.assert_close(features.detach(), vit(images, branch).float().detach(), rtol=0, atol=1e-6)
+
+
 def test_a_tuned_embedding_is_its_own(vit: TimmViT, images: Tensor, calls: Counter[str]) -> None:
     passes, ssf = Passes(vit, images), make(vit, kind="ssf")
     plain, tuned = passes(), passes(ssf)

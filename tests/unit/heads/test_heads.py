@@ -12,7 +12,16 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch.nn import functional as F
 
 import evertune.heads.ridge as ridge_module
-from evertune.heads import CosineHead, LinearHead, PrototypeHead, RidgeHead, RidgeOptions, project, random_projection
+from evertune.heads import (
+    CosineHead,
+    LinearHead,
+    PrototypeHead,
+    RidgeHead,
+    RidgeOptions,
+    project,
+    random_projection,
+    section_scores,
+)
 from evertune.statistics import Gram
 
 
@@ -146,6 +155,53 @@ def test_the_scale_of_features_does_not_matter_to_prototypes(factor: float) -> N
     plain.update(x, y)
     scaled.update(factor * x, y)
     torch.testing.assert_close(scaled(factor * x), plain(x))
+
+
+# -- scores by section (NTK-CL spec §8, §12.6) -------------------------------------------------------------------------
+
+OMEGA = (1.0, 0.3, 0.1)
+
+
+def sections() -> tuple[torch.Tensor, torch.Tensor]:
+    """Features [5, 12] and prototypes [4, 12] of three sections, in float64; the last class has no data."""
+    x, prototypes = features(5, 12).double(), features(4, 12, seed=1).double()
+    prototypes[3] = 0
+    return x, prototypes
+
+
+def test_every_section_is_scored_for_itself() -> None:
+    x, prototypes = sections()
+    wanted = np.zeros((5, 4))
+    for b, z in enumerate(x.numpy()):
+        for k, p in enumerate(prototypes.numpy()[:3]):
+            for i, w in enumerate(OMEGA):
+                u, v = z[4 * i : 4 * i + 4], p[4 * i : 4 * i + 4]
+                wanted[b, k] += w * np.dot(u, v) / math.sqrt(np.dot(u, u) * np.dot(v, v))
+    np.testing.assert_allclose(section_scores(x, prototypes, OMEGA), wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_a_section_counts_in_its_own_term_alone_and_not_by_its_length(changed: int) -> None:
+    x, prototypes = sections()
+    before = section_scores(x, prototypes, OMEGA)
+    columns = slice(4 * changed, 4 * changed + 4)
+    for longer in (x, prototypes):
+        longer[:, columns] *= 37
+    torch.testing.assert_close(section_scores(x, prototypes, OMEGA), before, rtol=0, atol=1e-14)
+    x[:, columns] = features(5, 4, seed=7).double()
+    term = [w if i == changed else 0.0 for i, w in enumerate(OMEGA)]
+    difference = section_scores(x, prototypes, OMEGA) - before
+    own = section_scores(x, prototypes, term) - section_scores(sections()[0], prototypes, term)
+    torch.testing.assert_close(difference, own, rtol=0, atol=1e-14)
+    assert difference[:, :3].abs().min() > 0
+
+
+def test_the_prototype_itself_has_the_highest_score() -> None:
+    _, prototypes = sections()
+    scores = section_scores(prototypes, prototypes, OMEGA)
+    torch.testing.assert_close(scores.diagonal()[:3], torch.full((3,), 1.4, dtype=torch.float64))
+    assert scores.max() <= 1.4 + 1e-12
+    assert not scores[3].any() and not scores[:, 3].any()
 
 
 # -- ridge -------------------------------------------------------------------------------------------------------------

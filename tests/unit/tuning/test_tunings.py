@@ -36,8 +36,9 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("sequential_adapter", {}),
     ("prefix", {"length": 3}),
     ("prompt", {"length": 3}),
+    ("token_mixing", {"length": 3}),
 ]
-IDS = ["adapter", "lora", "ssf", "vpt-deep", "vpt-shallow", "sequential", "prefix", "prompt"]
+IDS = ["adapter", "lora", "ssf", "vpt-deep", "vpt-shallow", "sequential", "prefix", "prompt", "mixing"]
 kinds = pytest.mark.parametrize(("kind", "options"), KINDS, ids=IDS)
 
 
@@ -73,6 +74,7 @@ def shaken(tuning: Tuning, seed: int = 9) -> Tuning:
         *[("sequential_adapter", {"bottleneck": r, "blocks": "0-4"}, n) for r, n in ((5, 42_265), (8, 65_320))],
         ("prefix", {"length": 20, "blocks": "0-4"}, 153_600),
         ("prompt", {"length": 20, "blocks": "0-4"}, 76_800),
+        ("token_mixing", {}, 12 * (1_970 + 1_536)),
     ],
 )
 def test_trainable_parameters_of_a_vit_b(kind: str, options: dict[str, Any], count: int) -> None:
@@ -92,7 +94,16 @@ def test_an_adapter_of_scale_zero_is_the_plain_model_even_trained(vit: TimmViT, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [("ssf", {}), ("vpt", {}), ("vpt", {"init": "zeros"}), ("prefix", {}), ("prompt", {})]
+    ("kind", "options"),
+    [
+        ("ssf", {}),
+        ("vpt", {}),
+        ("vpt", {"init": "zeros"}),
+        ("prefix", {}),
+        ("prompt", {}),
+        ("token_mixing", {}),
+        ("token_mixing", {"init": "zeros"}),
+    ],
 )
 def test_the_others_do_not_start_at_the_plain_model(
     vit: TimmViT, images: Tensor, kind: str, options: dict[str, Any]
@@ -328,7 +339,8 @@ def test_state_makes_an_equal_tuning(vit: TimmViT, images: Tensor, kind: str, op
 
 
 def test_constants_that_change_features_change_the_fingerprint() -> None:
-    for kind, name in (("adapter", "scale"), ("lora", "alpha"), ("sequential_adapter", "scale")):
+    kinds = (("adapter", "scale"), ("lora", "alpha"), ("sequential_adapter", "scale"), ("token_mixing", "carry"))
+    for kind, name in kinds:
         one, two = (make_tuning(kind, VIT_B, seeded(), **{name: v}).fingerprint() for v in (0.5, 2.0))
         assert one != two
     first, second = (make_tuning("vpt", VIT_B, seeded(), blocks=b).fingerprint() for b in ("0", "1"))
@@ -386,6 +398,8 @@ def test_options_by_kind() -> None:
         ("prefix", {"bound": 0.0}, "prefix: bound=0.0 must be above 0"),
         ("prompt", {"length": -1}, "prompt: length=-1 must be at least 1"),
         ("prompt", {"bound": math.nan}, "prompt: bound=nan must be above 0 and finite"),
+        ("token_mixing", {"length": 0}, "token_mixing: length=0 must be at least 1"),
+        ("token_mixing", {"init": "normal"}, "init 'normal' does not exist; choose 'kaiming' or 'zeros'"),
         ("ssf", {"blocks": "10-13"}, r"ssf: blocks \[12, 13\] asked for, the backbone has blocks 0 to 11"),
         ("ssf", {"blocks": "5-2"}, r"blocks \(none\) asked for"),
         ("ssf", {"blocks": "first"}, "blocks='first' is not understood: write 'all', '0-4' or '0,2,5-7'"),
