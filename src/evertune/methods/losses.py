@@ -191,6 +191,7 @@ def overlap_released(residual: Tensor, *features: Tensor) -> Tensor:
 
 
 def released_residual(prototypes: Tensor, rank: int) -> Tensor:
-    """(I − UUᵀ)·1, with U from *all* rows of Φ, those of the current session still zero, padded to ``rank`` (T4)."""
+    """(I − UUᵀ)·1, with U padded to ``rank`` by arbitrary directions where Φ has fewer. The current session's rows
+    that the release has among those of Φ are still zero and change nothing (T4)."""
     U: Tensor = torch.linalg.svd(F.normalize(prototypes.double(), dim=1).T, full_matrices=True).U[:, :rank]
     return (1 - U @ U.sum(0)).to(prototypes.dtype)

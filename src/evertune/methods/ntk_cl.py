@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import CosineHead, HybridFusion, section_scores
@@ -149,13 +148,10 @@ class NTKCL(Method):
         c = self.config
         self.head = CosineHead(self.head.weight.shape[1], c.sigma_init)
         self.head.draw(len(task.present), self.generators.init)
-        self.session.reference = self._pulled().clone()
+        self.session.reference = self._pulled()
         self.session.old = torch.tensor([k for k in range(task.known) if k not in task.present], dtype=torch.long)
-        if c.orth == "energy":
-            self.session.directions = old_directions(self._old_prototypes, c.rank)
-        else:
-            rows = F.pad(self._old_prototypes, (0, 0, 0, len(task.new)))
-            self.session.directions = released_residual(rows, c.rank)
+        main = old_directions if c.orth == "energy" else released_residual
+        self.session.directions = main(self._old_prototypes, c.rank)
 
     @property
     def _old_prototypes(self) -> Tensor:
@@ -206,11 +202,6 @@ class NTKCL(Method):
                 for module in cast(Subnetwork, subnetwork).pre.modules():
                     module.training = mode
         return self
-
-    def restored(self) -> None:
-        for subnetwork in self.subnetworks.values():
-            for tuning in cast(Subnetwork, subnetwork).tunings[:-1]:
-                tuning.freeze()
 
     # -- prototypes and prediction (§8) --------------------------------------------------------------------------------
 
