@@ -46,8 +46,8 @@ HIDE: dict[str, dict[str, Any]] = {
 }
 NTK: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "channel alone": {"branch": "channel", "answer": "hybrid"},
-    "patch alone": {"branch": "patch", "answer": "hybrid"},
+    "channel alone": {"branch": "channel"},
+    "patch alone": {"branch": "patch"},
     "no average: the frozen set stays pre-trained": {"average": "none"},
     "the mean of all sessions": {"average": "mean"},
     "two frozen sets: the first session, the mean of the others": {"average": "mean", "frozen": 2, "segment": 1},

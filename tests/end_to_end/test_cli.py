@@ -564,7 +564,7 @@ def test_a_run_is_diagnosed(learned: Path, weights: Path, tmp_path: Path) -> Non
 def test_two_runs_are_drawn_side_by_side(learned: Path, weights: Path, tmp_path: Path) -> None:
     text = works("diagnose", learned, "--against", learned, "--weights", weights, "--per-task", 4, "--out", tmp_path)
     assert text.count("tangent kernel of 8 train images × 4 outputs") == 2
-    assert "drift (centred alignment) 0.00 (1.00), 0.00 (1.00)" in text
+    assert "task by task: centred alignment 1.00, 1.00; kernel drift 0.00, 0.00" in text
     assert (tmp_path / "kernel.png").exists() and (tmp_path / "against/kernel.safetensors").exists()
 
 

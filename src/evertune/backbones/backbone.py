@@ -14,17 +14,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes a tuning needs to know: ``tokens`` counts everything the first block sees (CLS, registers, patches).
-
-    With ``reads_cls`` the feature is the CLS token alone: nothing that the last block does to another token reaches it.
-    """
+    """The sizes a tuning needs to know: ``tokens`` counts everything the first block sees (CLS, registers, patches)."""
 
     width: int
     depth: int
     heads: int
     hidden: int
     tokens: int
-    reads_cls: bool = False
 
 
 @dataclass(frozen=True)

@@ -83,19 +83,28 @@ class Passes:
         if known is not None and (known.requires_grad or not trained):
             return known
         memory = self._memory if frozen else None
-        name = "" if memory is None else "plain" if tuning is None else tuning.fingerprint()
-        remembered = None if memory is None else memory.get(name)
-        if remembered is not None and remembered[1].all():
-            features = remembered[0]
-        else:
-            features = self._compute(tuning, trained)
-            if self._gather is not None:
-                features = self._gather(features)
-            if memory is not None:
-                memory.put(name, features, torch.arange(len(features)))
+        features = self._whole(tuning, trained) if memory is None else self._recalled(tuning, memory)
         self._features[id(tuning)] = features
         if tuning is not None:
             self._kept.append(tuning)
+        return features
+
+    def _whole(self, tuning: Branch | None, trained: bool) -> Tensor:
+        features = self._compute(tuning, trained)
+        return features if self._gather is None else self._gather(features)
+
+    def _recalled(self, tuning: Branch | None, memory: Memory) -> Tensor:
+        """The feature [B, L] under a frozen branch; remembered images are not passed again."""
+        name = "plain" if tuning is None else tuning.fingerprint()
+        remembered = memory.get(name)
+        if remembered is None or (self._gather is not None and not remembered[1].all()):
+            features = self._whole(tuning, False)
+            memory.put(name, features, torch.arange(len(features)))
+            return features
+        features, missing = remembered[0], (~remembered[1]).nonzero()[:, 0]
+        if len(missing):
+            features[missing] = self._compute(tuning, False, missing)
+            memory.put(name, features[missing], missing)
         return features
 
     def routed(self, slots: Slots, ids: Tensor) -> Tensor:

@@ -79,7 +79,6 @@ class TimmViT(Backbone):
             heads=cast(Attention, first.attn).num_heads,
             hidden=cast(nn.Linear, cast(Mlp, first.mlp).fc1).out_features,
             tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
-            reads_cls=self.reads_cls,
         )
         self.identity = Identity(name, weights, preprocessing, mean, std, size)
         self.freeze()

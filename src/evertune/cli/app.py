@@ -445,7 +445,7 @@ def diagnose(
     sketch: Annotated[
         int | None,
         typer.Option(
-            "--sketch", metavar="K", help="Project the Jacobian on K dimensions as it is made: less memory, and an "
+            "--sketch", metavar="N", help="Project the Jacobian on N dimensions as it is made: less memory, and an "
             "error that is estimated and told.", show_default="exact", rich_help_panel=KERNEL,
         ),
     ] = None,
@@ -520,7 +520,7 @@ def diagnose(
         if against is not None:
             other = diagnosed(against, None)
             other.save(home / "against")
-            _tell_drift(kernel_drift(mine, other))
+            _tell_drift(kernel_drift(mine, other), scaled_alike=mine.numbers["method"] == other.numbers["method"])
             alike = mine.learner == other.learner
             names = (str(folder), str(against)) if alike else (mine.learner, other.learner)
             views = dict(zip(names, (mine.view(), other.view()), strict=True))
@@ -625,11 +625,14 @@ def _tell_skipped(*sources: Source) -> None:
         note(f"left out {file}")
 
 
-def _tell_drift(tasks: list[dict[str, float]] | None) -> None:
-    """How far the second of two kernels of the same images is from the first."""
-    if tasks is not None:
-        shown = ", ".join(f"{task['drift']:.2f} ({task['alignment']:.2f})" for task in tasks)
-        typer.echo(f"from the first kernel to the second, by task: drift (centred alignment) {shown}\n")
+def _tell_drift(tasks: list[dict[str, float]] | None, *, scaled_alike: bool) -> None:
+    """How far the second of two kernels of the same images is from the first; scores of two methods differ in scale."""
+    if tasks is None:
+        note("the two runs differ in images or classes: how far one kernel is from the other cannot be said")
+        return
+    told = {"centred alignment": "alignment"} | ({"kernel drift": "drift"} if scaled_alike else {})
+    shown = [f"{words} {', '.join(f'{task[key]:.2f}' for task in tasks)}" for words, key in told.items()]
+    typer.echo(f"from the first kernel to the second, task by task: {'; '.join(shown)}\n")
 
 
 def _tell_learned(learner: Learner, task: Task, seconds: float, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evertune.diagnostics.diagnosis import Diagnosis, diagnose, kernel_drift
 from evertune.diagnostics.features import FeatureOverlap, basis, class_means, feature_overlap, principal_angles
-from evertune.diagnostics.gaps import gap_terms
+from evertune.diagnostics.gaps import gap_terms, sample_gain
 from evertune.diagnostics.kernel import Kernel, Spectrum, centred_alignment, drift, exact, sketched
 from evertune.diagnostics.tangent import Tangent
 
@@ -24,5 +24,6 @@ __all__ = [
     "gap_terms",
     "kernel_drift",
     "principal_angles",
+    "sample_gain",
     "sketched",
 ]

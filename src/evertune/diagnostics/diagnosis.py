@@ -119,22 +119,7 @@ def diagnose(
     _require(learner, tasks, per_task, split, ridge)
     progress = learner.engine.progress
     tangent = Tangent(learner.method, learner.backbone, outputs=outputs, seed=seed, progress=progress)
-    notes = []
-    images, labels, owners = [], [], []
-    for number, task in enumerate(tasks):
-        source = task.train if split == "train" else task.test
-        if source is None or not len(source):
-            raise StreamError(f"Task {task.name!r} has no {split} images to diagnose on.")
-        rows = balanced(source, per_task, np.random.default_rng((seed, number)))
-        if len(rows) < per_task:
-            notes.append(f"{task.name} has {len(rows)} {split} images, fewer than {per_task}: all are used")
-        batches = Batches(source.select(rows), learner.test_view, len(rows), shuffle=False, seed=(0,), epoch=0)
-        images += [batch for _, batch, _ in batches]
-        position = [learner.classes.index(name) if name in learner.classes else -1 for name in source.classes]
-        labels.append(torch.tensor(position)[torch.as_tensor(source.labels[rows])])
-        owners.append(torch.full((len(rows),), number))
-    x, y, owner = torch.cat(images), torch.cat(labels), torch.cat(owners)
-
+    x, y, owner = _drawn(learner, tasks, per_task, split, seed)
     if sketch is None:
         matrix, error = exact(tangent, x, memory=memory), None
     else:
@@ -166,7 +151,12 @@ def diagnose(
         "features": {name: table.tolist() for name, table in vars(feature_overlap(features, y, owner)).items()},
         "gaps": gap_terms(matrix, owner, targets, torch.zeros_like(targets), strength),
     }
-    return Diagnosis(kernel, numbers, tuple(notes))
+    notes = tuple(
+        f"{name} has {count} {split} images, fewer than {per_task}: all are used"
+        for name, count in zip(kernel.names, kernel.images, strict=True)
+        if count < per_task
+    )
+    return Diagnosis(kernel, numbers, notes)
 
 
 def kernel_drift(before: Diagnosis, after: Diagnosis) -> list[dict[str, float]] | None:
@@ -185,6 +175,22 @@ def balanced(source: Source, count: int, generator: np.random.Generator) -> NDAr
         own = source.labels[order] == label
         turns[own] = np.arange(own.sum())
     return np.sort(order[np.argsort(turns, kind="stable")[:count]])
+
+
+def _drawn(learner: Learner, tasks: list[Task], per_task: int, split: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images uint8 [n, 3, S, S] of all tasks, the learner's class index [n] and the task number [n] of each."""
+    images, labels, owners = [], [], []
+    for number, task in enumerate(tasks):
+        source = task.train if split == "train" else task.test
+        if source is None or not len(source):
+            raise StreamError(f"Task {task.name!r} has no {split} images to diagnose on.")
+        rows = balanced(source, per_task, np.random.default_rng((seed, number)))
+        batches = Batches(source.select(rows), learner.test_view, len(rows), shuffle=False, seed=(0,), epoch=0)
+        images += [batch for _, batch, _ in batches]
+        position = [learner.classes.index(name) if name in learner.classes else -1 for name in source.classes]
+        labels.append(torch.tensor(position)[torch.as_tensor(source.labels[rows])])
+        owners.append(torch.full((len(rows),), number))
+    return torch.cat(images), torch.cat(labels), torch.cat(owners)
 
 
 def _require(learner: Learner, tasks: list[Task], per_task: int, split: str, ridge: float) -> None:

@@ -16,7 +16,7 @@ many modes; it is fed with the spectrum of a sample, the tail of which is biased
 
 Rows: a function with o outputs at n images is a vector [n · o], image by image, the outputs of one image side by side;
 N counts such rows. All is computed in float64. A ridge λ stands beside the kernel of sums, K + λI: the loss is half the
-squared error, summed over rows.
+squared error, summed over rows. A penalty w · ‖p − p′‖² beside the mean loss of n images is λ = 2 · n · w.
 """
 
 from __future__ import annotations
@@ -34,11 +34,6 @@ from evertune.errors import ConfigError, DataError
 
 BIAS = 0.1
 """A mode counts as resolved while the smaller ones together shift its eigenvalue by at most this share."""
-
-
-def ridge_of(weight: float, images: int) -> float:
-    """λ = 2 · n · weight: what a penalty weight · ‖p − p′‖² beside the mean loss of n images amounts to (§3.1)."""
-    return 2.0 * images * weight
 
 
 def coefficients(gram: Tensor, residuals: Tensor, strength: float) -> Tensor:
@@ -161,19 +156,6 @@ def agreement(predicted: Tensor, measured: Tensor) -> Agreement:
     return Agreement(float(a @ b / spread) if spread > 0 else None, float(error / size) if size > 0 else None)
 
 
-@dataclass(frozen=True)
-class InterplayGap:
-    """The two parts of (3.4) beside the training risk; ``by_task`` [T] sums to ``complexity``."""
-
-    by_task: tuple[float, ...]
-    complexity: float
-    deviation: float
-
-    @property
-    def total(self) -> float:
-        return self.complexity + self.deviation
-
-
 def interplay_term(norms: Sequence[float], trace: float, images: int) -> float:
     """D7: Σ_k ‖g_k‖/n · √tr K, over the increments of all tasks, with K the Gram block of the n images of one task."""
     return sum(norms) * math.sqrt(trace) / images
@@ -193,8 +175,8 @@ def interplay_gap(
     lipschitz: float = 1.0,
     ceiling: float = 1.0,
     failure: float = 0.05,
-) -> InterplayGap:
-    """What (3.4) adds to the risk of the final function on one task's images: a surrogate, not a certificate.
+) -> tuple[float, float]:
+    """What (3.4) adds to the risk of the final function on one task's images, complexity and deviation: a surrogate.
 
     Parameters
     ----------
@@ -216,31 +198,28 @@ def interplay_gap(
     if images < 1 or not 0 < failure < 1:
         raise ConfigError(f"interplay gap: images={images} must be at least 1, failure={failure} between 0 and 1.")
     contraction = math.sqrt(2.0) if outputs > 1 else 1.0
-    parts = tuple(2.0 * lipschitz * contraction * interplay_term([norm], trace, images) for norm in norms)
-    return InterplayGap(parts, sum(parts), 3.0 * ceiling * math.sqrt(math.log(2.0 / failure) / (2.0 * images)))
+    complexity = 2.0 * lipschitz * contraction * interplay_term(norms, trace, images)
+    return complexity, 3.0 * ceiling * math.sqrt(math.log(2.0 / failure) / (2.0 * images))
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """(3.5) at ``samples``: the effective ridge κ, γ in [0, 1), and the expected squared error of one output."""
+    """(3.5) at some number of samples: the effective ridge κ, γ in [0, 1), the expected squared error of one output."""
 
-    samples: float
     kappa: float
     gamma: float
     error: float
 
 
-def learning_curve(
-    eigenvalues: Tensor, powers: Tensor, samples: Sequence[float], strength: float
-) -> tuple[CurvePoint, ...]:
-    """The expected error of kernel ridge regression at each number of samples (3.5).
+def learning_curve(eigenvalues: Tensor, powers: Tensor, samples: float, strength: float) -> CurvePoint:
+    """The expected error of kernel ridge regression from so many samples (3.5).
 
     Parameters
     ----------
     eigenvalues, powers
         η_ρ of the kernel under the distribution of inputs, and a_ρ² of the target in its eigenfunctions, both [R].
     samples
-        Numbers n, 0 among them: there the error is Σ a².
+        n; from none the error is Σ a².
     strength
         λ, beside the sums over samples: K + λI.
 
@@ -256,18 +235,14 @@ def learning_curve(
         raise DataError(
             f"eigenvalues {tuple(eta.shape)} and powers {tuple(power.shape)}: give finite numbers, mode by mode."
         )
-    if (eta < 0).any() or (power < 0).any() or any(n < 0 for n in samples):
-        raise DataError("eigenvalues, powers and numbers of samples cannot be negative.")
-    return tuple(_point(eta, power, float(n), strength) for n in samples)
-
-
-def _point(eta: Tensor, power: Tensor, n: float, strength: float) -> CurvePoint:
-    kappa = effective_ridge(eta, n, strength)
-    known = n * eta + kappa
+    if (eta < 0).any() or (power < 0).any() or samples < 0:
+        raise DataError("eigenvalues, powers and the number of samples cannot be negative.")
+    kappa = effective_ridge(eta, samples, strength)
+    known = samples * eta + kappa
     # 1 − γ by the equation for κ, without the cancellation that small ridges would suffer.
     slack = strength / kappa + float((kappa * eta / known.square()).sum())
     error = float((power * (kappa / known).square()).sum()) / slack
-    return CurvePoint(n, kappa, float((n * (eta / known).square()).sum()), error)
+    return CurvePoint(kappa, float((samples * (eta / known).square()).sum()), error)
 
 
 def effective_ridge(eigenvalues: Tensor, samples: float, strength: float) -> float:
@@ -321,7 +296,7 @@ def intrinsic_term(gram: Tensor, targets: Tensor, strength: float) -> IntrinsicT
     values, vectors = torch.linalg.eigh(_symmetric(gram))
     eta = values.flip(0).clamp_min(0) / rows
     power = (vectors.flip(1).T @ targets.double()).square() / rows
-    point = learning_curve(eta, power, [rows], strength)[0]
+    point = learning_curve(eta, power, rows, strength)
     beyond = eta.sum() - eta.cumsum(0)
     rounding = rows * torch.finfo(eta.dtype).eps * eta.sum()
     resolved = int((beyond <= BIAS * rows * eta + rounding).long().cumprod(0).sum())
@@ -344,15 +319,27 @@ def target_alignment(gram: Tensor, targets: Tensor) -> float:
     return float(y @ gram @ y / size) if size > 0 else 0.0
 
 
-def sample_gain(stacked: Tensor, single: Tensor) -> float:
-    """D9: the effective rank of the Gram of several rows per image over that of one row per image.
+def sample_gain(stacked: Tensor, images: int, parts: int) -> float:
+    """D9: the effective rank of the Gram of several parts' scores side by side over that of the first part alone.
 
-    As many as the rows per image would be independent samples; 1 says that the further rows bring nothing new.
+    As many as there are parts, were they independent samples of one scale; 1 where the further ones bring nothing new;
+    less where one of them has much larger gradients and little in them.
+
+    Parameters
+    ----------
+    stacked
+        K [n·P·o, n·P·o] of :class:`Tangent` with these ``parts``: rows by image, by part, by output.
+    images, parts
+        n and P.
     """
-    one = Spectrum.of(single.double()).effective_rank
-    if not one:
-        raise DataError("a Gram matrix of zeros has no effective rank: no trained parameter reaches these outputs.")
-    return Spectrum.of(stacked.double()).effective_rank / one
+    if parts < 1 or images < 1 or len(stacked) % (images * parts) or stacked.shape != (len(stacked), len(stacked)):
+        raise DataError(f"a Gram matrix of shape {tuple(stacked.shape)} does not fit {images} images × {parts} parts.")
+    outputs = len(stacked) // (images * parts)
+    blocks = stacked.view(images, parts, outputs, images, parts, outputs)
+    first = Spectrum.of(blocks[:, 0, :, :, 0].reshape(images * outputs, images * outputs)).effective_rank
+    if not first:
+        raise DataError("a Gram matrix of zeros has no effective rank: no parameter reaches the scores of this part.")
+    return Spectrum.of(stacked).effective_rank / first
 
 
 def gap_terms(
@@ -372,7 +359,7 @@ def gap_terms(
         y and F at the images, [n, o], on the same output directions. The scores of the learner itself ask what learning
         the tasks once more, in order, would do; zeros ask the same from nothing.
     strength
-        λ of (3.1), the same for all tasks; :func:`ridge_of` gives it for a penalty on the mean loss.
+        λ of (3.1), the same for all tasks.
     failure
         δ of (3.4).
 
@@ -417,7 +404,7 @@ def gap_terms(
     described = []
     for k, (own, block, residual, alpha) in enumerate(zip(rows, blocks, run.residuals, run.alphas, strict=True)):
         count, trace = len(own) // outputs, float(block.trace())
-        gap = interplay_gap(norms, trace, count, outputs, failure=failure)
+        complexity, deviation = interplay_gap(norms, trace, count, outputs, failure=failure)
         described.append(
             {
                 "task": int(numbers[k]),
@@ -433,8 +420,8 @@ def gap_terms(
                 "interplay": interplay_term(norms, trace, count),
                 "interplay_proxy": interplay_proxy(residual, alpha, count),
                 "risk": float(final[own].view(count, outputs).norm(dim=1).clamp_max(1.0).mean()),
-                "complexity": gap.complexity,
-                "deviation": gap.deviation,
+                "complexity": complexity,
+                "deviation": deviation,
                 "intrinsic": asdict(intrinsic_term(block, residual, strength)),
             }
         )

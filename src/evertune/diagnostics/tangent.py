@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from evertune.backbones import Backbone, Passes
 from evertune.backbones.passes import Branch, Slots
-from evertune.errors import ConfigError
+from evertune.errors import ConfigError, nearest
 from evertune.methods import Method
 
 CHUNK = 8
@@ -46,18 +46,19 @@ class GraphPasses(Passes):
 class Deployed(nn.Module):
     """A method and its backbone as one module, so that both can be called with other values than their own."""
 
-    def __init__(self, method: Method, backbone: Backbone) -> None:
+    def __init__(self, method: Method, backbone: Backbone, parts: Sequence[str] | None = None) -> None:
         super().__init__()
-        self.method, self.backbone = method, backbone
+        self.method, self.backbone, self.parts = method, backbone, parts
 
     def forward(self, images: Tensor, slot: Slot) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The class scores [B, K] that the method answers with, and the features [B, L] they were made from."""
+        """Class scores [B, P, K] of the parts or of the answer alone, and the features [B, L] they were made from."""
         passes = GraphPasses(self.backbone, images)
         if slot is None:
-            scores = next(iter(self.method.scores(passes).values()))
+            found = self.method.scores(passes)
+            scores = [found[name] for name in self.parts or (next(iter(found)),)]
         else:
-            scores = self.method.told(passes, torch.full((len(images),), slot))
-        return scores, passes.features
+            scores = [self.method.told(passes, torch.full((len(images),), slot))]
+        return torch.stack(scores, 1), passes.features
 
 
 class Tangent:
@@ -80,13 +81,16 @@ class Tangent:
         ``float32`` or ``float64``.
     names
         Only these of the method's ``tangent_parameters``.
+    parts
+        The scores of these parts of the answer side by side, an image's rows by part and then by output; without, the
+        scores that the method answers with.
     progress
         Whether to show how far :meth:`jacobians` is, on a terminal.
 
     Raises
     ------
     ConfigError
-        There is no parameter to differentiate by, or less than one output.
+        There is no parameter to differentiate by, one or a part does not exist, or less than one output.
     """
 
     def __init__(
@@ -98,28 +102,35 @@ class Tangent:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         names: Iterable[str] | None = None,
+        parts: Sequence[str] | None = None,
         progress: bool = False,
     ) -> None:
         if outputs < 1:
             raise ConfigError(f"outputs={outputs} must be at least 1.")
         found = method.tangent_parameters
-        wanted = found if names is None else {name: found[name] for name in names}
-        if not wanted:
+        chosen = list(found if names is None else names)
+        for name in chosen:
+            if name not in found:
+                raise ConfigError(f"{method.name} has no tuning parameter {name!r}. {nearest(name, found)}")
+        if not chosen:
             raise ConfigError(
                 f"{method.name} has no trained tuning parameters, so its scores have no tangent: diagnose a method "
                 "that tunes the backbone, such as safe, hide_pet or ranpac."
             )
         self.method, self.backbone, self.dtype, self.progress = method.eval(), backbone, dtype, progress
-        self._deployed = Deployed(method, backbone)
-        self.parameters = {f"method.{name}": p.detach().to(dtype) for name, p in wanted.items()}
+        self._deployed = Deployed(method, backbone, parts)
+        self.parameters = {f"method.{name}": p.detach().to(dtype) for name, p in found.items() if name in chosen}
         everything = (*self._deployed.named_parameters(), *self._deployed.named_buffers())
         self._constants = {name: t.detach().to(dtype) for name, t in everything if t.dtype == torch.float32}
         size = backbone.identity.input_size
         self._probe = torch.zeros(1, 3, size, size, dtype=dtype, device=backbone.device)
-        classes = self._scores(self._probe, next(iter(self.groups(self._probe))))[0].shape[1]
-        self.outputs = min(outputs, classes)
+        if parts:
+            self._require_parts(parts)
+        count, classes = self._scores(self._probe, next(iter(self.groups(self._probe))))[0].shape[1:]
+        self.outputs = count * min(outputs, classes)
+        """Rows of an image."""
         generator = torch.Generator().manual_seed(seed)
-        draw = torch.randn(classes, self.outputs, dtype=torch.float64, generator=generator)
+        draw = torch.randn(classes, min(outputs, classes), dtype=torch.float64, generator=generator)
         directions = torch.linalg.qr(draw)[0] if classes > outputs else torch.eye(classes, dtype=torch.float64)
         self.directions = directions.to(backbone.device, dtype)  # [K, o]
         self._live: dict[Slot, tuple[str, ...]] = {}
@@ -167,7 +178,7 @@ class Tangent:
             live = {name: self.parameters[name] for name in self.live(slot)}
 
             def outputs(parameters: dict[str, Tensor], image: Tensor, slot: Slot = slot) -> Tensor:
-                return self.project(self._scores(image[None], slot, parameters)[0][0])
+                return self.project(self._scores(image[None], slot, parameters)[0]).flatten()
 
             differentiate = cast(Callable[..., dict[str, Tensor]], vmap(jacrev(outputs), in_dims=(None, 0)))
             for part in torch.split(rows, CHUNK):
@@ -185,11 +196,20 @@ class Tangent:
             for part in torch.split(rows, CHUNK):
                 with torch.no_grad():
                     answer, parts = self._scores(self._ready(images[part]), slot)
-                scores[part] = self.project(answer).cpu()
+                scores[part] = self.project(answer).flatten(1).cpu()
                 joined = torch.cat([F.normalize(z, dim=1) for z in parts], dim=1) / math.sqrt(len(parts))
                 features.append((part, joined.cpu()))
         order = torch.cat([rows for rows, _ in features]).argsort()
         return scores, torch.cat([z for _, z in features])[order]
+
+    def _require_parts(self, parts: Sequence[str]) -> None:
+        with torch.no_grad():
+            if self.method.identify(Passes(self.backbone, self._probe.float())) is not None:
+                raise ConfigError(f"{self.method.name} routes images and has one kind of scores then: leave parts out.")
+            known = list(self.method.scores(Passes(self.backbone, self._probe.float())))
+        for name in parts:
+            if name not in known:
+                raise ConfigError(f"{self.method.name} has no scores of the part {name!r}. {nearest(name, known)}")
 
     def _scores(
         self, images: Tensor, slot: Slot, parameters: Mapping[str, Tensor] | None = None

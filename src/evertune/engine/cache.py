@@ -3,6 +3,8 @@ of a training phase that repeats them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,10 @@ class FeatureCache:
         """Whether the features of all rows are known."""
         return (branch, data) in self._stored and bool((self._stored[branch, data].place >= 0).all())
 
+    def keep(self, branches: Collection[str]) -> None:
+        """Drop what belongs to branches that are no more."""
+        self._stored = {key: rows for key, rows in self._stored.items() if key[0] in branches}
+
     def view(self, data: str, rows: Tensor, size: int) -> View:
         """The memory of ``rows`` [B] of the data set called ``data`` with ``size`` rows."""
         return View(self, data, rows.cpu(), size)
@@ -43,6 +49,8 @@ class Rows:
         return sum(part.numel() * part.element_size() for part in self.parts)
 
     def add(self, rows: Tensor, features: Tensor) -> None:
+        fresh = self.place[rows] < 0
+        rows, features = rows[fresh], features[fresh.to(features.device)]
         self.place[rows] = torch.arange(len(rows)) + sum(map(len, self.parts))
         self.parts.append(features.detach())
 

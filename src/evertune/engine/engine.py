@@ -86,6 +86,7 @@ class Engine:
             kind = type(phase).__name__.lower()
             yield PhaseReport(phase.name, kind, time.perf_counter() - started, images, losses)
         method.tasks_seen += 1
+        self.cache.keep({"plain", *(t.fingerprint() for t in method.branches if t is not None and t.frozen)})
 
     def _optimise(
         self, method: Method, phase: Optimise, source: Source, indices: np.ndarray, place: tuple[int, int]
@@ -98,7 +99,7 @@ class Engine:
         steps = -(-len(source) // recipe.batch_size)
         seed = (self.seeds.augmentation, *place)
         devices = range(torch.cuda.device_count())  # the seed below reaches them all
-        bank = None if recipe.views is None else FeatureCache()
+        bank = FeatureCache() if recipe.views is not None and recipe.views < recipe.epochs else None
         with torch.random.fork_rng(devices), self._bar(phase.name, recipe.epochs * len(source)) as bar:
             torch.manual_seed(int(np.random.SeedSequence((*seed, self.runtime.rank)).generate_state(1)[0]))
             for epoch in range(recipe.epochs):

@@ -48,8 +48,14 @@ class HybridFusion(nn.Module):
         if self.training and self.dropout:
             kept = F.dropout(value.new_ones(len(value), self.heads, 1), self.dropout)
             value = (value.view(len(value), self.heads, -1) * kept).flatten(1)
-        return 0.5 * value + channel + 0.1 * patch
+        return _mix(value, channel, patch)
 
     def of_means(self, channel: Tensor, patch: Tensor) -> Tensor:
         """m of mean features, without dropout: the mean of m, since m is affine in c and p."""
-        return 0.5 * F.linear(channel, self.value_weight, self.value_bias) + channel + 0.1 * patch
+        value = self.value_weight
+        channel, patch = channel.to(value), patch.to(value)
+        return _mix(F.linear(channel, value, self.value_bias), channel, patch)
+
+
+def _mix(value: Tensor, channel: Tensor, patch: Tensor) -> Tensor:
+    return 0.5 * value + channel + 0.1 * patch

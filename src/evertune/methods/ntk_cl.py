@@ -120,10 +120,12 @@ class NTKCL(Method):
 
     def features(self, passes: Passes) -> dict[str, Tensor]:
         """c and p (4.1), and m (4.2), each [B, d]; or the only one there is."""
-        found = {}
-        for name, subnetwork in self.subnetworks.items():
-            sections = [passes(tuning) for tuning in cast(Subnetwork, subnetwork).tunings]
-            found[name] = torch.cat([passes(), *sections] if self.config.plain else sections, 1)
+        sections = {
+            name: [passes(tuning) for tuning in cast(Subnetwork, subnetwork).tunings]
+            for name, subnetwork in self.subnetworks.items()
+        }
+        plain = [passes()] if self.config.plain else []  # asked last, it shares what the others began with
+        found = {name: torch.cat([*plain, *own], 1) for name, own in sections.items()}
         return found if self.fusion is None else {"hybrid": self.fusion(found["channel"], found["patch"])} | found
 
     # -- a session (§5, §6) --------------------------------------------------------------------------------------------
@@ -141,25 +143,22 @@ class NTKCL(Method):
     def _pulled(self) -> Tensor:
         """θ of L_reg as one vector."""
         everything = self.config.reg_scope == "all"
-        return torch.cat([p.flatten() for name, p in self._kept() if everything or "weight" in name])
+        return torch.cat([p.flatten() for name, p in self._kept() if everything or "bias" not in name])
 
     def _begin(self, task: TaskInfo) -> None:
         """A new head for the session's classes; θ_ref; the directions of the classes that it does not show."""
-        c = self.config
-        self.head = CosineHead(self.head.weight.shape[1], c.sigma_init)
+        c, device = self.config, self.averaged.device
+        self.head = CosineHead(self.head.weight.shape[1], c.sigma_init).to(device)
         self.head.draw(len(task.present), self.generators.init)
-        self.session.reference = self._pulled()
-        self.session.old = torch.tensor([k for k in range(task.known) if k not in task.present], dtype=torch.long)
-        main = old_directions if c.orth == "energy" else released_residual
-        self.session.directions = main(self._old_prototypes, c.rank)
-
-    @property
-    def _old_prototypes(self) -> Tensor:
-        """Φ [n, d] of known classes that the session does not show, of m or of the only feature there is."""
-        if not len(self.session.old):
-            return self.head.weight.new_zeros(0, self.head.weight.shape[1])
-        prototypes = self.prototypes(self._features[0])
-        return prototypes[self.session.old.to(prototypes.device)].to(self.head.weight)
+        self.session = Session().to(device)
+        if self.fusion is not None:
+            shown = set(task.present)
+            self.session.reference = self._pulled()
+            self.session.old = torch.tensor([k for k in range(task.known) if k not in shown], dtype=torch.long).to(
+                device
+            )
+            main = old_directions if c.orth == "energy" else released_residual
+            self.session.directions = main(self.prototypes("hybrid", self.session.old), c.rank)
 
     def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
         """L = L_cls + w_dis L_dis + w_orth L_orth + w_reg L_reg (5.1); one subnetwork alone has no regularisers."""
@@ -170,10 +169,10 @@ class NTKCL(Method):
             return terms
         channel, patch, m = features["channel"], features["patch"], features["hybrid"]
         if c.w_dis:
-            old = self._old_prototypes
-            drawn = torch.randperm(len(old))[: c.batch_size]  # seeded by the engine, as dropout is
+            old = self.session.old
+            drawn = torch.randperm(len(old))[: c.batch_size].to(old.device)  # seeded by the engine, as dropout is
             distance = dissimilarity if c.dis == "supcon" else dissimilarity_released
-            terms["dissimilarity"] = c.w_dis * distance(m, y, old[drawn.to(old.device)], tau=c.tau)
+            terms["dissimilarity"] = c.w_dis * distance(m, y, self.prototypes("hybrid", old[drawn]), tau=c.tau)
         if c.w_orth and c.orth == "energy" and self.session.directions.numel():
             terms["orthogonality"] = c.w_orth * overlap(self.session.directions, channel, patch, m)
         if c.w_orth and c.orth == "released":
@@ -193,7 +192,7 @@ class NTKCL(Method):
                 cast(Subnetwork, subnetwork).average(index, n)
             self.averaged[index] += 1
         self.head = CosineHead(self.head.weight.shape[1], c.sigma_init)
-        self.session = Session().to(self.head.weight.device)
+        self.session = Session()
 
     def train(self, mode: bool = True) -> NTKCL:
         super().train(mode)
@@ -211,12 +210,16 @@ class NTKCL(Method):
             if name in self.means:
                 cast(ClassMeans, self.means[name]).update(z, batch.labels)
 
-    def prototypes(self, name: str) -> Tensor:
-        """Φ [K, d] of a feature. Fused ones do not age with the fusion: it is affine, so m of means is a mean of m."""
+    def prototypes(self, name: str, classes: Tensor | None = None) -> Tensor:
+        """Φ [K, d] of a feature, or the rows of some classes. Fused ones do not age with the fusion: it is affine, so m
+        of means is a mean of m."""
         if name in self.means:
-            return cast(ClassMeans, self.means[name]).means
+            means, like = cast(ClassMeans, self.means[name]), self.head.weight
+            if classes is None:
+                return means.means
+            return means.means[classes].to(like) if len(classes) else like.new_zeros(0, like.shape[1])
         assert self.fusion is not None
-        channel, patch = (self.prototypes(part).to(self.head.weight) for part in ("channel", "patch"))
+        channel, patch = (self.prototypes(part, classes) for part in ("channel", "patch"))
         return self.fusion.of_means(channel, patch).detach()
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:

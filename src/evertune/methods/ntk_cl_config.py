@@ -112,10 +112,6 @@ class NTKConfig(TuningConfig):
             "views keeps the features of frozen sets, which frozen_dropout changes in every step: use one of them.",
         )
         require(
-            self.branch == "both" or self.answer == "hybrid",
-            f"With branch={self.branch} there is one feature to answer: leave answer at hybrid.",
-        )
-        require(
             self.tuning != "token_mixing",
             "token_mixing is the token-wise subnetwork already: choose another tuning for the channel-wise one.",
         )

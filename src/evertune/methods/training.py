@@ -13,7 +13,9 @@ from evertune.methods.method import Recipe
 class TuningConfig(Config):
     """Options of a method that trains a tuning."""
 
-    tuning: str = option("adapter", "kind of tuning: adapter, lora, ssf, vpt; its own options are tuning.<name>")
+    tuning: str = option(
+        "adapter", "kind of tuning: adapter, lora, ssf, vpt, token_mixing …; its own options are tuning.<name>"
+    )
     blocks: str = option("all", "which blocks are tuned: all, 0-2, 0,3,7 …")
     tuning_options: dict[str, Any] = option({}, "options of the tuning")  # noqa: RUF009
     epochs: int = option(20, "epochs in the first session")

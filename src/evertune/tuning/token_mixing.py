@@ -52,8 +52,8 @@ class TokenMixingBlock(BlockTuning):
 class TokenMixing(Tuning):
     """Prompts per tuned block, each a learned mixture of the image's own tokens, normalised.
 
-    At the start the prompts are zero, which is not the plain model: they take part in later attentions. Where the
-    feature is CLS the last block has none, because nothing there can reach CLS.
+    At the start the prompts are zero, which is not the plain model: they take part in later attentions. The
+    last block has none: nothing mixes tokens after them there, so they could reach no feature.
 
     Parameters
     ----------
@@ -79,9 +79,11 @@ class TokenMixing(Tuning):
         carry: float = 0.1,
         init: str = "kaiming",
     ) -> None:
-        asked, last = set(blocks), {shape.depth - 1} if shape.reads_cls else set()
-        if asked and asked <= last:
-            raise ConfigError("token_mixing: prompts of the last block cannot reach CLS any more; tune one before it.")
+        asked, last = set(blocks), {shape.depth - 1}
+        if asked == last:
+            raise ConfigError(
+                "token_mixing: prompts of the last block cannot reach the feature any more; tune one before it."
+            )
         super().__init__(shape, asked - last, carry=carry)
         if length < 1:
             raise ConfigError(f"token_mixing: length={length} must be at least 1.")

@@ -116,6 +116,15 @@ def test_the_kernel_is_that_of_the_learners_own_view(learners: dict[str, Learner
     torch.testing.assert_close(found.kernel.matrix, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
 
 
+def test_a_learner_of_lower_precision_is_diagnosed_in_full(
+    learners: dict[str, Learner], stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = learners["ntk_cl"]
+    full = diagnose(learner, stream, per_task=2, outputs=2)
+    monkeypatch.setattr(learner.engine.runtime, "precision", "bf16")
+    assert torch.equal(diagnose(learner, stream, per_task=2, outputs=2).kernel.matrix, full.kernel.matrix)
+
+
 def test_what_cannot_be_diagnosed_is_said(learners: dict[str, Learner], stream: Stream, tiny: TimmViT) -> None:
     learner = learners["ranpac"]
     for options, error, message in (

@@ -30,7 +30,6 @@ from evertune.diagnostics.gaps import (
     learn_in_sequence,
     learning_curve,
     norm_bound,
-    ridge_of,
     sample_gain,
     target_alignment,
 )
@@ -141,9 +140,8 @@ def test_the_penalty_of_a_mean_loss_as_a_ridge() -> None:
     weight, n = 0.01, len(x)
     # The gradient of the mean of ½‖·‖² plus weight · ‖W‖², set to zero.
     expected = np.linalg.solve(x.numpy().T @ x.numpy() / n + 2 * weight * np.eye(WIDTH), x.numpy().T @ y.numpy() / n)
-    alpha = coefficients(linear_gram(x), y.flatten(), ridge_of(weight, n))
+    alpha = coefficients(linear_gram(x), y.flatten(), 2 * n * weight)
     np.testing.assert_allclose(x.numpy().T @ alpha.view(n, OUTPUTS).numpy(), expected, atol=1e-12)
-    assert ridge_of(0.001, 5000) == 10
 
 
 def test_agreement_of_predicted_and_measured_drift() -> None:
@@ -163,12 +161,10 @@ def test_agreement_of_predicted_and_measured_drift() -> None:
 def test_the_interplay_gap_and_its_parts() -> None:
     norms, trace, n = [1.5, 0.5], 16.0, 8
     assert interplay_term(norms, trace, n) == pytest.approx(2.0 * 4.0 / 8)
-    gap = interplay_gap(norms, trace, n, 1, lipschitz=0.5, ceiling=2.0, failure=0.1)
-    assert gap.by_task == pytest.approx((0.75, 0.25)) and gap.complexity == pytest.approx(1.0)
-    assert gap.deviation == pytest.approx(3 * 2 * math.sqrt(math.log(20) / 16))
-    assert gap.total == gap.complexity + gap.deviation
-    several = interplay_gap(norms, trace, n, 10, lipschitz=0.5)
-    assert several.complexity == pytest.approx(math.sqrt(2) * gap.complexity)
+    complexity, deviation = interplay_gap(norms, trace, n, 1, lipschitz=0.5, ceiling=2.0, failure=0.1)
+    assert complexity == pytest.approx(1.0)
+    assert deviation == pytest.approx(3 * 2 * math.sqrt(math.log(20) / 16))
+    assert interplay_gap(norms, trace, n, 10, lipschitz=0.5)[0] == pytest.approx(math.sqrt(2) * complexity)
     for images, failure in ((0, 0.1), (5, 0.0), (5, 1.0)):
         with pytest.raises(ConfigError, match=r"interplay gap: images="):
             interplay_gap(norms, trace, images, 1, failure=failure)
@@ -200,12 +196,12 @@ TARGET = 1 / torch.arange(1, 51, dtype=torch.float64)
 
 def test_a_learning_curve_starts_at_the_power_of_the_target_and_falls() -> None:
     total = float(TARGET.square().sum())
-    curve = learning_curve(POWER_LAW, TARGET.square(), [0, 5, 10, 100, 10_000], 0.1)
+    curve = [learning_curve(POWER_LAW, TARGET.square(), n, 0.1) for n in (0, 5, 10, 100, 10_000)]
     assert curve[0].error == pytest.approx(total, rel=1e-14) and curve[0].gamma == 0
     assert curve[0].kappa == pytest.approx(0.1 + float(POWER_LAW.sum()))
     assert all(later.error < earlier.error for earlier, later in pairwise(curve))
     assert curve[-1].error < 1e-3 * total
-    assert learning_curve(POWER_LAW, TARGET.square(), [20], 1e9)[0].error == pytest.approx(total, rel=1e-6)
+    assert learning_curve(POWER_LAW, TARGET.square(), 20, 1e9).error == pytest.approx(total, rel=1e-6)
 
 
 @pytest.mark.parametrize("samples", [10, 20, 40])
@@ -218,7 +214,7 @@ def test_a_learning_curve_is_the_mean_error_of_ridge_regression(samples: int, st
         features = psi * scale
         dual = np.linalg.solve(features @ features.T + strength * np.eye(samples), psi @ target)
         errors.append(np.square(target - scale * (features.T @ dual)).sum())
-    expected = learning_curve(POWER_LAW, TARGET.square(), [samples], strength)[0].error
+    expected = learning_curve(POWER_LAW, TARGET.square(), samples, strength).error
     assert expected == pytest.approx(np.mean(errors), rel=0.1)
 
 
@@ -237,7 +233,7 @@ def test_the_effective_ridge_is_the_root(samples: float, strength: float) -> Non
 
 
 def test_gamma_is_the_sum_over_modes() -> None:
-    point = learning_curve(POWER_LAW, TARGET.square(), [30], 0.05)[0]
+    point = learning_curve(POWER_LAW, TARGET.square(), 30, 0.05)
     eta, a2 = POWER_LAW.numpy(), TARGET.square().numpy()
     gamma = (30 * eta**2 / (30 * eta + point.kappa) ** 2).sum()
     assert point.gamma == pytest.approx(gamma)
@@ -251,7 +247,7 @@ def test_the_intrinsic_term_of_a_large_sample_is_that_of_the_task() -> None:
     psi = torch.from_numpy(rng.normal(size=(samples, 50)))
     gram = (psi * POWER_LAW) @ psi.T
     term = intrinsic_term(gram, psi @ TARGET, 30.0)
-    exact = learning_curve(POWER_LAW, TARGET.square(), [samples], 30.0)[0]
+    exact = learning_curve(POWER_LAW, TARGET.square(), samples, 30.0)
     assert term.error == pytest.approx(exact.error, rel=0.15)
     assert term.kappa == pytest.approx(exact.kappa, rel=0.1)
     assert term.power == pytest.approx(float((psi @ TARGET).square().mean()))
@@ -283,15 +279,15 @@ def test_alignment_with_the_target() -> None:
     assert target_alignment(torch.zeros(4, 4), y) == 0
 
 
-def test_rows_that_repeat_gain_nothing_and_independent_ones_all() -> None:
-    generator = torch.Generator().manual_seed(0)
-    m = torch.randn(5, 300, generator=generator, dtype=torch.float64)
-    copies = torch.cat([m, m, m])
-    assert sample_gain(copies @ copies.T, m @ m.T) == pytest.approx(1)
-    apart = torch.block_diag(m, m, m)
-    assert sample_gain(apart @ apart.T, m @ m.T) == pytest.approx(3)
+def test_parts_that_repeat_gain_nothing_and_independent_ones_all() -> None:
+    m = torch.randn(5, 1, 2, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for further, gain in ((torch.zeros(3, dtype=torch.long), 1), (torch.arange(3), 3)):  # in which columns
+        rows = (m[..., None] * torch.eye(3, dtype=torch.float64)[further][:, None, None]).flatten(3).flatten(0, 2)
+        assert sample_gain(rows @ rows.T, 5, 3) == pytest.approx(gain)
     with pytest.raises(DataError, match="no effective rank"):
-        sample_gain(m @ m.T, torch.zeros(5, 5))
+        sample_gain(torch.zeros(6, 6), 3, 2)
+    with pytest.raises(DataError, match=r"shape \(6, 6\) does not fit 2 images × 2 parts"):
+        sample_gain(torch.eye(6), 2, 2)
 
 
 def test_gap_terms_are_those_of_the_single_functions(start: Tensor) -> None:
@@ -347,7 +343,7 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(ConfigError, match="give a positive number"):
             gap_terms(gram, tasks, y, zeros, strength)
         with pytest.raises(ConfigError, match="needs a positive number"):
-            learning_curve(POWER_LAW, TARGET, [1], strength)
+            learning_curve(POWER_LAW, TARGET, 1, strength)
     with pytest.raises(DataError, match=r"Gram matrix of shape \(35, 36\) does not fit 18 images with 2 outputs"):
         gap_terms(gram[1:], tasks, y, zeros, STRENGTH)
     with pytest.raises(DataError, match=r"targets \(18, 2\) and scores \(18, 1\) must both be images by outputs"):
@@ -363,11 +359,11 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(DataError, match=r"kernel of task 0 has shape \(3, 2\), not \(3, 3\)"):
         learn_in_sequence([torch.eye(3)[:, :2]], [torch.arange(3)], torch.ones(3), torch.ones(3), 0.5)
     with pytest.raises(DataError, match="mode by mode"):
-        learning_curve(POWER_LAW, TARGET[1:], [1], 0.1)
+        learning_curve(POWER_LAW, TARGET[1:], 1, 0.1)
     with pytest.raises(DataError, match="cannot be negative"):
-        learning_curve(POWER_LAW, -TARGET, [1], 0.1)
+        learning_curve(POWER_LAW, -TARGET, 1, 0.1)
     with pytest.raises(DataError, match="cannot be negative"):
-        learning_curve(POWER_LAW, TARGET, [-1], 0.1)
+        learning_curve(POWER_LAW, TARGET, -1, 0.1)
 
 
 class Network:

@@ -156,16 +156,20 @@ def test_a_sketch_is_unbiased_and_knows_its_error(linear: Any, flat: Any, pixels
     assert float((mean - whole).norm() / whole.norm()) < 2.5 * true / math.sqrt(40)
 
 
-def test_more_dimensions_are_nearer_for_a_learner(learner: Learner, pictures: Tensor) -> None:
+def test_more_dimensions_are_nearer_for_a_learner(
+    learner: Learner, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tangent = Tangent(learner.method, learner.backbone)
     whole = exact(tangent, pictures)
+    made = list(tangent.jacobians(pictures))
+    monkeypatch.setattr(tangent, "jacobians", lambda images: iter(made))  # the same for every draw
     for dimensions in (64, 1024):
-        draws = [sketched(tangent, pictures, dimensions, seed=seed) for seed in range(6)]
+        draws = [sketched(tangent, pictures, dimensions, seed=seed) for seed in range(24)]
         true = np.sqrt(np.mean([float((found - whole).norm() / whole.norm()) ** 2 for found, _ in draws]))
         told = np.sqrt(np.mean([told**2 for _, told in draws]))
-        assert told == pytest.approx(true, rel=0.5)
+        assert told == pytest.approx(true, rel=0.35)
         variance = (1 + float(whole.trace() / whole.norm()) ** 2) / dimensions  # at most, over sketches
-        assert true < 1.5 * math.sqrt(variance)
+        assert true < 1.3 * math.sqrt(variance)
     first = draws[0][0]
     assert torch.equal(first, first.T) and torch.equal(first, sketched(tangent, pictures, 1024, seed=0)[0])
 

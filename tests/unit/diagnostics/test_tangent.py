@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evertune import Learner, Stream
 from evertune.backbones import Passes, TimmViT
-from evertune.diagnostics import Tangent, exact
+from evertune.diagnostics import Spectrum, Tangent, exact, sample_gain
 from evertune.errors import ConfigError
 from evertune.methods import HiDePET, Method
 from evertune.streams import ArraySource
@@ -86,6 +86,33 @@ def test_a_learner_without_tuning_parameters_is_refused(tiny: TimmViT, stream: S
     learner.learn(stream[0])
     with pytest.raises(ConfigError, match="simple_cil has no trained tuning parameters"):
         Tangent(learner.method, tiny)
+
+
+def test_parts_stand_side_by_side(learners: dict[str, Learner], pictures: Tensor) -> None:
+    """D9: each part's rows are those of a tangent of its own; "together" is the mean of the three."""
+    method, backbone = learners["ntk_cl"].method, learners["ntk_cl"].backbone
+    parts = ("hybrid", "channel", "patch")
+    kernel = exact(Tangent(method, backbone, outputs=2, parts=parts), pictures)
+    blocks = kernel.view(9, 3, 2, 9, 3, 2)
+    ranks = []
+    for index, part in enumerate(parts):
+        alone = exact(Tangent(method, backbone, outputs=2, parts=[part]), pictures)
+        own = blocks[:, index, :, :, index].reshape(18, 18)
+        torch.testing.assert_close(own, alone, rtol=1e-4, atol=1e-5 * float(alone.max()))
+        ranks.append(Spectrum.of(alone).effective_rank)
+    answer = exact(Tangent(method, backbone, outputs=2), pictures)
+    torch.testing.assert_close(blocks.mean((1, 4)).view(18, 18), answer, rtol=1e-4, atol=1e-5 * float(answer.max()))
+    assert sample_gain(kernel, 9, 3) == pytest.approx(Spectrum.of(kernel).effective_rank / ranks[0], rel=1e-3)
+
+
+def test_parts_and_parameters_that_are_not_there_are_named(learners: dict[str, Learner]) -> None:
+    ntk, hide = learners["ntk_cl"], learners["hide_pet"]
+    with pytest.raises(ConfigError, match=r"no scores of the part 'hybird'. Did you mean 'hybrid'\?"):
+        Tangent(ntk.method, ntk.backbone, parts=["hybird"])
+    with pytest.raises(ConfigError, match="hide_pet routes images"):
+        Tangent(hide.method, hide.backbone, parts=["routed"])
+    with pytest.raises(ConfigError, match="no tuning parameter 'weight'"):
+        Tangent(ntk.method, ntk.backbone, names=["weight"])
 
 
 def test_there_is_at_least_one_output(learners: dict[str, Learner], blobs: tuple[ArraySource, ArraySource]) -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evertune import Learner, Stream, run
 from evertune.backbones import TimmViT
 from evertune.engine import Engine, Runtime, Seeds
+from evertune.engine import engine as engine_module
 from evertune.engine.cache import FeatureCache
 from evertune.engine.engine import make_optimizer
 from evertune.errors import ConfigError, TrainingError
-from evertune.methods import Recipe
+from evertune.methods import Batch, Generators, Method, Optimise, Recipe, TaskInfo
+from evertune.methods.config import Config
 from evertune.streams import ArraySource, TestView, TrainView
+from evertune.tuning import Tuning, make_tuning
 
 Data = tuple[ArraySource, ArraySource]
 FAST: dict[str, Any] = {"epochs": 1, "features": 64, "progress": False}
@@ -190,3 +196,131 @@ def test_seeds_and_devices_that_cannot_be() -> None:
         Seeds(augmentation=-1)
     with pytest.raises(ConfigError, match="float64"):
         Runtime("meta")
+
+
+# -- views shown in turn -----------------------------------------------------------------------------------------------
+
+EPOCHS, ROWS = 3, 10
+
+
+class Watcher(Method):
+    """One frozen tuning, one that learns, and the plain model; notes which images it is shown."""
+
+    name = "watcher"
+
+    def __init__(self, backbone: TimmViT, views: int | None) -> None:
+        super().__init__(Config(), backbone.shape, backbone.shape.width, Generators())
+        options = {"bottleneck": 4, "dropout": 0.0}
+        self.still, self.learning = (
+            make_tuning("adapter", backbone.shape, self.generators.init, blocks="all", **options) for _ in range(2)
+        )
+        with torch.no_grad():  # as if it had learned before
+            for p in self.still.parameters():
+                p.add_(0.1 * torch.randn(p.shape, generator=self.generators.init))
+        self.still.freeze()
+        self.views = views
+        self.shown: list[tuple[Tensor, Tensor]] = []
+
+    def phases(self, task: TaskInfo) -> Sequence[Optimise]:
+        recipe = Recipe(epochs=EPOCHS, batch_size=4, rate=0.1, views=self.views)
+        return [Optimise("watch", self.loss, self.learning.parameters, recipe)]
+
+    def loss(self, batch: Batch) -> Mapping[str, Tensor]:
+        self.shown.append((batch.rows, batch.passes.images))
+        features = batch.passes(self.learning)
+        return {"distance": (features - batch.passes(self.still) - batch.passes()).square().mean()}
+
+    def epoch(self, number: int) -> tuple[list[int], dict[int, Tensor]]:
+        """The order of an epoch, and its images by row."""
+        steps = len(self.shown) // EPOCHS
+        own = self.shown[number * steps : (number + 1) * steps]
+        order = torch.cat([rows for rows, _ in own]).tolist()
+        return order, dict(zip(order, torch.cat([images for _, images in own]), strict=True))
+
+    def scores(self, passes: Any) -> dict[str, Tensor]:
+        return {"distance": passes(self.learning)}
+
+    @property
+    def branches(self) -> tuple[Tuning | None, ...]:
+        return (None, self.still, self.learning)
+
+
+def watched(backbone: TimmViT, blobs: Data, views: int | None) -> tuple[Watcher, Engine]:
+    """Ten images learned from in three epochs of three batches."""
+    views_of = {"train_view": TrainView(32), "test_view": TestView(32)}
+    engine = Engine(backbone, Runtime("cpu"), seeds=Seeds(), progress=False, **views_of)  # type: ignore[arg-type]
+    method = Watcher(backbone, views)
+    source = blobs[0].select(np.arange(0, 70, 7))
+    list(engine.learn(method, TaskInfo(0, tuple(range(6)), tuple(range(6)), 0, ROWS), source, np.arange(6)))
+    return method, engine
+
+
+def test_views_are_shown_in_turn_each_time_in_another_order(tiny: TimmViT, blobs: Data) -> None:
+    method, _ = watched(tiny, blobs, views=2)
+    (first, shown), (_, between), (third, again) = (method.epoch(number) for number in range(EPOCHS))
+    assert first != third and sorted(first) == sorted(third) == list(range(ROWS))
+    assert all(torch.equal(shown[row], again[row]) for row in range(ROWS))
+    assert not any(torch.equal(shown[row], between[row]) for row in range(ROWS))
+    free, _ = watched(tiny, blobs, views=None)
+    assert not any(torch.equal(free.epoch(0)[1][row], free.epoch(2)[1][row]) for row in range(ROWS))
+
+
+@pytest.mark.parametrize(("views", "frozen"), [(None, EPOCHS), (1, 1), (2, 2), (5, EPOCHS)])
+def test_frozen_branches_pass_each_view_once_and_trained_ones_every_time(
+    tiny: TimmViT, blobs: Data, monkeypatch: pytest.MonkeyPatch, views: int | None, frozen: int
+) -> None:
+    passed: list[tuple[Tuning | None, int]] = []
+    read = tiny.read
+
+    def counted(tokens: Tensor, tuning: Tuning | None) -> Tensor:
+        passed.append((tuning, len(tokens)))
+        return read(tokens, tuning)
+
+    monkeypatch.setattr(tiny, "read", counted)
+    method, _ = watched(tiny, blobs, views)
+    images = {branch: sum(size for tuning, size in passed if tuning is branch) for branch in method.branches}
+    assert images == {None: frozen * ROWS, method.still: frozen * ROWS, method.learning: EPOCHS * ROWS}
+
+
+def test_a_bank_of_views_changes_no_result_and_does_not_outlive_its_phase(
+    tiny: TimmViT, blobs: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banks: list[weakref.ref[FeatureCache]] = []
+    most = []
+
+    class Noted(FeatureCache):
+        def view(self, data: str, rows: Tensor, size: int) -> Any:
+            most.append(self.bytes)
+            return super().view(data, rows, size)
+
+    def noted(limit: int) -> FeatureCache:
+        bank = Noted(limit)
+        banks.append(weakref.ref(bank))
+        return bank
+
+    learned = []
+    for limit in (1 << 30, 0, 900):  # everything, nothing, and too little for a whole batch beside another
+        monkeypatch.setattr(engine_module, "FeatureCache", lambda limit=limit: noted(limit))
+        most.clear()
+        method, engine = watched(tiny, blobs, views=2)
+        assert max(most) == {1 << 30: 2 * 2 * ROWS * 48 * 4, 0: 0, 900: 768}[limit]
+        assert engine.cache.bytes == 0
+        learned.append(torch.cat([p.detach().flatten() for p in method.learning.parameters()]))
+    gc.collect()
+    assert [bank() for bank in banks[1::2]] == [None] * 3, "every second cache is the bank of a phase"
+    untrained = torch.cat([p.detach().flatten() for p in Watcher(tiny, 2).learning.parameters()])
+    assert (learned[0] - untrained).abs().max() > 1e-3
+    for other in learned[1:]:
+        torch.testing.assert_close(other, learned[0], rtol=0, atol=1e-6)
+
+
+def test_ntk_cl_learns_the_same_with_its_bank(tiny: TimmViT, blobs: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream.class_incremental(*blobs, first=3, increment=3)
+    scores = []
+    for limit in (1 << 30, 0):
+        monkeypatch.setattr(engine_module, "FeatureCache", lambda limit=limit: FeatureCache(limit))
+        learner = Learner("ntk_cl", tiny, epochs=3, views=2, device="cpu", progress=False)
+        for task in stream:
+            learner.learn(task)
+        scores.append(learner.scores(blobs[1]))
+    torch.testing.assert_close(*scores, rtol=0, atol=1e-4)

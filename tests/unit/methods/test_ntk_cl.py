@@ -29,7 +29,7 @@ from evertune.methods.losses import (
 from evertune.statistics import ClassMeans
 from evertune.streams import Source, Stream
 
-VIT_B = Shape(width=768, depth=12, heads=12, hidden=3072, tokens=197, reads_cls=True)
+VIT_B = Shape(width=768, depth=12, heads=12, hidden=3072, tokens=197)
 STILL: dict[str, Any] = {"tuning.dropout": 0.0, "fusion_dropout": 0.0}
 QUICK: dict[str, Any] = {"preset": "reference", "batch_size": 8, "epochs": 1, "rate": 0.05, "prompts": 3, "w_reg": 0.1}
 NAMES = ("hybrid", "channel", "patch")
@@ -713,7 +713,6 @@ def test_what_is_kept_is_counted(tiny: TimmViT, stream: Stream) -> None:
         ({"follow_epochs": -1}, "follow_epochs=-1 must not be negative, or none"),
         ({"follow_rate": 0}, "follow_rate=0.0 must be positive, or none"),
         ({"views": 3, "frozen_dropout": True}, "use one of them"),
-        ({"branch": "patch", "answer": "together"}, "branch=patch there is one feature"),
         ({"tuning": "token_mixing"}, "token-wise subnetwork already"),
         ({"alpha": 0, "gamma": 0}, "alpha=0 and gamma=0 leave no section to score"),
         ({"alpha": 0, "gamma": 0, "beta": 0, "plain": True}, "alpha=0 and gamma=0 leave no section to score"),
@@ -749,6 +748,6 @@ def test_presets_have_the_published_values() -> None:
 
 
 def test_a_last_block_alone_cannot_be_tuned(tiny: TimmViT) -> None:
-    with pytest.raises(ConfigError, match="prompts of the last block cannot reach CLS"):
+    with pytest.raises(ConfigError, match="prompts of the last block cannot reach the feature"):
         make(tiny.shape, blocks="2")
     assert make(tiny.shape, blocks="2", branch="channel").subnetworks["channel"].cur.indices == (2,)

@@ -59,6 +59,15 @@ def test_the_view_of_an_example_depends_on_seed_epoch_and_row_only() -> None:
     assert reference[4] == expected.numpy().tobytes()
 
 
+def test_views_may_be_those_of_another_epoch_in_the_order_of_this_one() -> None:
+    first, third = batches(epoch=0), batches(epoch=2, view_epoch=0)
+    assert by_row(third) == by_row(first) != by_row(batches(epoch=2))
+    for found, epoch in ((first, 0), (third, 2)):
+        order = torch.cat([rows for rows, _, _ in found])
+        assert order.tolist() == np.random.default_rng((7, 1, epoch)).permutation(23).tolist()
+    assert by_row(batches(epoch=2, view_epoch=2)) == by_row(batches(epoch=2))
+
+
 def test_the_same_epoch_can_be_walked_again() -> None:
     epoch = Batches(source(), TrainView(6), 5, shuffle=True, seed=(1,), epoch=0)
     assert len(epoch) == 5
