@@ -36,9 +36,9 @@ LIMITS = {"step": 5.8, "step, frozen branches from a bank": 4.0}
 PAPER = "vit_base_patch16_224"
 
 
-def learned(backbone: Backbone, tasks: int, **options: object) -> tuple[NTKCL, TaskInfo]:
+def learned(backbone: Backbone, tasks: int, preset: str = "reference", **options: object) -> tuple[NTKCL, TaskInfo]:
     """NTK-CL in the session after ``tasks`` tasks of ten classes, with random prototypes."""
-    method = make_method("ntk_cl", backbone, preset="reference", **options)
+    method = make_method("ntk_cl", backbone, preset=preset, **options)
     assert isinstance(method, NTKCL)
     generator, known = torch.Generator().manual_seed(0), tasks * CLASSES
     labels = torch.arange(known).repeat(2)
@@ -98,16 +98,17 @@ def main() -> None:
     candidates["step, frozen branches from a bank"] = step(*learned(backbone, 5), backbone, images, FeatureCache())
     candidates["step with the plain section"] = step(*learned(backbone, 5, plain=True), backbone, images)
     candidates["step, two frozen sets"] = step(*learned(backbone, 5, frozen=2, segment=5), backbone, images)
+    candidates["step, our preset"] = step(*learned(backbone, 5, "evertune"), backbone, images)
     for name in ("channel", "patch"):
         candidates[f"step, {name} alone"] = step(*learned(backbone, 5, branch=name), backbone, images)
-    for tasks in (5, 50):
-        method, _ = learned(backbone, tasks)
+    for tasks, preset in ((5, "reference"), (50, "reference"), (5, "evertune")):
+        method, _ = learned(backbone, tasks, preset)
 
         def predict(method: NTKCL = method) -> None:
             with torch.no_grad():
                 method.eval().scores(Passes(backbone, images))
 
-        candidates[f"prediction after {tasks} tasks"] = predict
+        candidates[f"prediction after {tasks} tasks, {preset}"] = predict
     print(f"{a.backbone} at {a.input_size} px, batch {a.batch}, fp32, {a.threads} threads, {a.rounds} rounds")
     found = ratios(candidates, "timm forward", a.rounds)
     work = {name: flops(run) for name, run in candidates.items()}
