@@ -28,6 +28,8 @@ from evertune.tuning import make_tuning
 CLASSES = 10
 """Per task."""
 LIMITS = {"tuned step": 2.3, "LoRA, forward": 1.05, "inference": 2.15, "alignment": 1.0, "growth": 1.05}
+PROMPTS = 20
+"""Per tuned block, kept to the end: a pass of ``prompt`` is longer by what it keeps, and so are its limits."""
 
 
 def learned(backbone: Backbone, tasks: int, **options: Any) -> HiDePET:
@@ -118,15 +120,19 @@ def main() -> None:
 
     candidates: dict[str, Callable[[], object]] = {"timm forward": plain, "feature": feature, "LoRA feature": steered}
     limits: dict[str, float] = {}
+    blocks, tokens = 5, backbone.shape.tokens
+    kept = [min(i + 1, blocks) * PROMPTS for i in range(backbone.shape.depth)]
+    longer = sum((tokens + k) / tokens for k in kept) / backbone.shape.depth
     for kind in ("lora", "sequential_adapter", "prefix", "prompt"):
+        stretch = longer if kind == "prompt" else 1.0
         for phase in ("shared parameters", "task-specific parameters"):
             name = f"{kind}: {phase.split()[0]} step"
             candidates[name] = step(learned(backbone, 1, tuning=kind), phase, 1, backbone, images)
-            limits[name] = LIMITS["tuned step"]
+            limits[name] = LIMITS["tuned step"] * stretch
         for tasks in (10, 100):
             name = f"{kind}: inference, T = {tasks}"
             candidates[name] = inference(learned(backbone, tasks, tuning=kind), backbone, images)
-            limits[name] = LIMITS["inference"]
+            limits[name] = LIMITS["inference"] * stretch
     late = learned(backbone, 99)
     candidates["lora: task-specific step, T = 100"] = step(late, "task-specific parameters", 99, backbone, images)
     print(f"{a.backbone} at {a.input_size} px, batch {a.batch}, fp32, {a.threads} threads, {a.rounds} rounds")
