@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="these rows")
     parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -109,12 +110,16 @@ def main() -> None:
                 method.eval().scores(Passes(backbone, images))
 
         candidates[f"prediction after {tasks} tasks, {preset}"] = predict
+    if a.only:
+        candidates = {name: run for name, run in candidates.items() if name in ("timm forward", *a.only)}
     print(f"{a.backbone} at {a.input_size} px, batch {a.batch}, fp32, {a.threads} threads, {a.rounds} rounds")
     found = ratios(candidates, "timm forward", a.rounds)
     work = {name: flops(run) for name, run in candidates.items()}
     floors = {name: done / work["timm forward"] for name, done in work.items()}
     theirs = floors if (a.backbone, a.input_size) == (PAPER, 224) else paper_floors()
-    failed = report(found, {name: limit * floors[name] / theirs[name] for name, limit in LIMITS.items()})
+    failed = report(
+        found, {name: limit * floors[name] / theirs[name] for name, limit in LIMITS.items() if name in floors}
+    )
     for name, floor in floors.items():
         print(f"{name:36s} floor {floor:6.3f} F, {found[name] / floor:5.2f} of it")
     prototypes = 4 * torch.randn(990, 2 * backbone.shape.width)
