@@ -179,6 +179,28 @@ def test_a_batch_costs_one_pass_of_each_branch(tiny: TimmViT, branch: str, tunin
     assert passes.forwards == tunings + plain == len(method.branches)
 
 
+def test_shared_passes_equal_passes_of_their_own(tiny: TimmViT) -> None:
+    """Values to 1e-5 and gradients to 1e-4, in float32 (§12.18): what is shared changes nothing."""
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    method = shaken(make(tiny.shape, plain=True, fusion_dropout=0.0, **{"tuning.dropout": 0.0})).float()
+    parameters = [p for p in method.trained() if p.requires_grad and p is not method.head.sigma and len(p)]
+
+    def features(read: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        return method.features(read)["hybrid"]  # type: ignore[arg-type]
+
+    found = []
+    for read in (Passes(tiny, images), lambda tuning=None: tiny(images, tuning)):
+        hybrid = features(read)
+        found.append((hybrid.detach(), torch.autograd.grad(hybrid.square().sum(), parameters, allow_unused=True)))
+    (shared, shared_gradients), (own, own_gradients) = found
+    torch.testing.assert_close(shared, own, rtol=0, atol=1e-5 * float(own.abs().max()))
+    assert sum(g is not None for g in own_gradients) > 10
+    for one, two in zip(shared_gradients, own_gradients, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None and two is not None:
+            assert (one - two).norm() <= 1e-4 * two.norm()
+
+
 @pytest.mark.parametrize("branch", ["channel", "patch"])
 def test_one_subnetwork_alone(exact: None, vit: TimmViT, branch: str) -> None:
     """Its cross-entropy alone, its own prototypes, no fusion."""

@@ -37,6 +37,23 @@ def test_the_class_order_of_the_field() -> None:
     assert [task.classes for task in stream] == [stream.classes[i : i + 10] for i in range(0, 100, 10)]
 
 
+@pytest.mark.parametrize(
+    ("classes", "first", "increment", "sizes"),
+    [(37, 7, 5, [7, *[5] * 6]), (8, 2, 2, [2] * 4), (345, 23, 23, [23] * 15), (10, 4, 4, [4, 4, 2])],
+)
+def test_sizes_of_sessions(classes: int, first: int, increment: int, sizes: list[int]) -> None:
+    """Pets, Kvasir and DomainNet of NTK-CL (spec §9.1), and a remainder."""
+    stream = Stream.class_incremental(*pair(classes, 1), first=first, increment=increment)
+    assert [len(task.classes) for task in stream] == sizes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_class_orders_are_the_legacy_permutations(seed: int) -> None:
+    stream = Stream.class_incremental(*pair(37, 1), first=7, increment=5, order_seed=seed)
+    np.random.seed(seed)
+    assert stream.classes == tuple(f"c{i}" for i in np.random.permutation(37))
+
+
 def test_natural_and_named_orders() -> None:
     data = pair(4)
     assert Stream.class_incremental(*data, first=2, increment=2, order_seed=None).classes == ("c0", "c1", "c2", "c3")
