@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,16 +42,24 @@ def exact(tangent: Tangent, images: Tensor, *, memory: int = MEMORY) -> Tensor:
             f"The exact kernel of {len(images)} images × {outputs} outputs under {max(columns.values())} parameters "
             f"needs {_size(needed)}, more than the limit of {_size(memory)}: {hint}."
         )
-    kept: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    live = {slot: tangent.live(slot) for slot in groups}
+    device = tangent.backbone.device
+    kept: dict[str, tuple[list[Tensor], Tensor]] = {}
+    for name in sorted({name for names in live.values() for name in names}):
+        count = sum(len(members) for slot, members in groups.items() if name in live[slot])
+        shape = (count, outputs, tangent.parameters[name].numel())
+        kept[name] = [], torch.empty(shape, dtype=tangent.dtype, device=device)  # at once, so that none is fragmented
     for members, blocks in tangent.jacobians(images, groups):
         for name, jacobian in blocks.items():
-            kept[name].append((members, jacobian))
-    device = tangent.backbone.device
+            met, whole = kept[name]
+            start = sum(map(len, met))
+            whole[start : start + len(members)] = jacobian
+            met.append(members)
     total = torch.zeros(rows, rows, dtype=torch.float64, device=device)
     for name in list(kept):
-        parts = kept.pop(name)
-        at = _rows(torch.cat([members for members, _ in parts]), outputs).to(device)
-        jacobian = torch.cat([part for _, part in parts]).flatten(0, 1).double()
+        met, whole = kept.pop(name)
+        at = _rows(torch.cat(met), outputs).to(device)
+        jacobian = whole.flatten(0, 1).double()
         total[at[:, None], at] += jacobian @ jacobian.T
     return ((total + total.T) / 2).cpu()
 
