@@ -271,7 +271,7 @@ def test_a_class_with_one_image_is_a_note_not_a_python_warning(tiny: list[object
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(quick: list[object], tmp_path: Path) -> None:
     """A real interrupt of a real process, while it learns the second task."""
-    args = [*quick, "--set", "follow_epochs=300", "--out", tmp_path / "run"]
+    args = [*quick, "--set", "follow_epochs=600", "--out", tmp_path / "run"]
     command = [sys.executable, "-m", "evertune.cli", *map(str, args)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
