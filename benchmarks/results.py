@@ -58,6 +58,8 @@ EXPERIMENTS: dict[str, str] = {
     "ntk-released": f"{TINY_A} --method ntk_cl --preset released --set total_tasks=10 {NTK}",
     "ntk-released-seed1": f"{TINY_A} --method ntk_cl --preset released --set total_tasks=10 {NTK} --seed 1",
     "ntk-reference": f"{TINY_A} --method ntk_cl --preset reference {NTK}",
+    "ntk-corrected": f"{TINY_A} --method ntk_cl --preset reference {NTK} --set average=first --set plain=true "
+    "--set beta=0.3 --set hybrid_prototypes=fused --set answer=together",
     "ntk-evertune": f"{TINY_A} --method ntk_cl {OURS}",
     "pacs-ntk-evertune": f"{PACS} --method ntk_cl --preset evertune --precision bf16",
     "pacs-hide-lora": f"{PACS} --method hide_pet --preset evertune --precision bf16",
