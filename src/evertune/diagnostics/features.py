@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evertune.errors import DataError
+from evertune.statistics import ClassMeans
 
 
 def class_means(features: Tensor, labels: Tensor) -> Tensor:
     """The mean [C, L], in float64, of the features [n, L] of each class that occurs, in the order of labels."""
-    classes, place = torch.unique(labels, return_inverse=True)
-    sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64).index_add_(0, place, features.double())
-    return sums / torch.bincount(place)[:, None]
+    means = ClassMeans()
+    means.update(features, torch.unique(labels, return_inverse=True)[1])
+    return means.sums / means.counts[:, None]
 
 
 def basis(vectors: Tensor, rank: int | None = None) -> Tensor:
