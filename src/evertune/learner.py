@@ -32,7 +32,7 @@ class Learner:
     Parameters
     ----------
     method
-        ``"safe"``, ``"hide_pet"``, ``"ranpac"``, ``"aper"``, ``"simple_cil"``.
+        ``"safe"``, ``"hide_pet"``, ``"ntk_cl"``, ``"ranpac"``, ``"aper"``, ``"simple_cil"``, ``"finetune"``.
     backbone
         A name for :func:`evertune.load_backbone`, or a loaded backbone, which may be shared by several learners.
     preset
