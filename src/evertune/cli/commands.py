@@ -37,8 +37,15 @@ class Command(TyperCommand):
                 formatter.write_dl(records)
 
 
+ORDER = "demo run methods learn predict data protocol metrics compare bench diagnose cache".split()
+
+
 class Group(TyperGroup):
     """All commands; what evertune raises on purpose becomes one line, everything else keeps its traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order in which a newcomer meets them."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():

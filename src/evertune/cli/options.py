@@ -240,3 +240,8 @@ def kept_learner(folder: Path, weights: Path | None, **runtime: Any) -> Learner:
         preprocessing=identity["preprocessing"],
     )
     return Learner.load(folder, model, **runtime)
+
+
+def require_kind(kind: str) -> None:
+    if kind not in ("class", "domain"):
+        raise ConfigError(f"--kind {kind} does not exist. {nearest(kind, ('class', 'domain'))}")

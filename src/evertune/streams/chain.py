@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from PIL import Image
-
 from evertune.errors import StreamError
-from evertune.streams.source import Source, check_names
+from evertune.streams.source import Example, Source, check_names
 from evertune.streams.task import Task
 
 
@@ -19,13 +17,14 @@ class Renamed(Source):
 
     def __init__(self, source: Source, classes: Sequence[str]) -> None:
         self.source = source
+        self.modality = source.modality
         self.name = source.name
         self.classes = check_names(classes, source.name)
         self.labels = source.labels
         self.domains, self.domain_names = source.domains, source.domain_names
         self.skipped = source.skipped
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Example:
         return self.source.load(index)
 
     def describe(self, index: int) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,14 +15,17 @@ from PIL import Image
 from evertune.errors import DataError, nearest
 
 IntArray = NDArray[np.int64]
+Example = Image.Image | str
+Modality = Literal["image", "text"]
 
 
 class Source(ABC):
-    """N labelled images. Labels are positions in ``classes``, domains positions in ``domain_names``.
+    """N labelled examples. Labels are positions in ``classes``, domains positions in ``domain_names``.
 
-    A source knows its labels from the start and reads an image only in :meth:`load`.
+    A source knows its labels from the start and reads an example only in :meth:`load`.
     """
 
+    modality: Modality = "image"
     name: str
     classes: tuple[str, ...]
     labels: IntArray  # [N]
@@ -33,8 +37,8 @@ class Source(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def load(self, index: int) -> Image.Image:
-        """The image of one row, always in mode RGB.
+    def load(self, index: int) -> Example:
+        """The text of one row, or its image, always in mode RGB.
 
         Grey is repeated over the channels, transparency is laid on white, 16 bits are scaled to 8.
         Raises DataError naming the row or file if it cannot be read.
@@ -71,7 +75,7 @@ class Source(ABC):
         return np.flatnonzero(wanted[self.labels])
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r}: {len(self)} images, {len(self.present())} classes>"
+        return f"<{type(self).__name__} {self.name!r}: {len(self)} {self.modality}s, {len(self.present())} classes>"
 
 
 class Subset(Source):
@@ -79,6 +83,7 @@ class Subset(Source):
 
     def __init__(self, source: Source, rows: ArrayLike) -> None:
         chosen = positions(rows, source)
+        self.modality = source.modality
         self.name = source.name
         self.classes = source.classes
         self.domain_names = source.domain_names
@@ -87,7 +92,7 @@ class Subset(Source):
         self.source: Source = source.source if isinstance(source, Subset) else source
         self.rows: IntArray = source.rows[chosen] if isinstance(source, Subset) else chosen
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Example:
         return self.source.load(int(self.rows[index]))
 
     def describe(self, index: int) -> str:
