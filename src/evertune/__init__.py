@@ -1,8 +1,8 @@
 """evertune: frozen pre-trained transformers that keep learning.
 
-A frozen *backbone* turns an image into a feature; a *tuning* steers it from outside; a *head* turns the feature into
-class scores; *statistics* are kept instead of data; a *method* says what to train when a *task* arrives; the *engine*
-runs it; the *learner* is the thing you keep.
+A frozen *backbone* turns an image or a text into a feature; a *tuning* steers it from outside; a *head* turns the
+feature into class scores; *statistics* are kept instead of data; a *method* says what to train when a *task* arrives;
+the *engine* runs it; the *learner* is the thing you keep.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evertune.backbones import load_backbone as load_backbone
+    from evertune.comparison import compare as compare
     from evertune.diagnostics import Diagnosis as Diagnosis
     from evertune.diagnostics import diagnose as diagnose
     from evertune.engine import Seeds as Seeds
@@ -22,31 +23,46 @@ if TYPE_CHECKING:
     from evertune.few_shot import FewShot as FewShot
     from evertune.learner import Learner as Learner
     from evertune.runs import run as run
+    from evertune.streams import ArraySource as ArraySource
+    from evertune.streams import Splits as Splits
     from evertune.streams import Stream as Stream
     from evertune.streams import Task as Task
     from evertune.streams import TestView as TestView
+    from evertune.streams import TextSource as TextSource
+    from evertune.streams import TextView as TextView
     from evertune.streams import TrainView as TrainView
     from evertune.streams import open_data as open_data
+    from evertune.streams import open_splits as open_splits
+    from evertune.streams import summarise as summarise
+    from evertune.streams import write_manifest as write_manifest
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AccuracyMatrix": "evaluation",
+    "ArraySource": "streams",
     "Diagnosis": "diagnostics",
     "EvertuneError": "errors",
     "FewShot": "few_shot",
     "Learner": "learner",
     "Protocol": "evaluation",
     "Seeds": "engine",
+    "Splits": "streams",
     "Stream": "streams",
     "Task": "streams",
     "TestView": "streams",
+    "TextSource": "streams",
+    "TextView": "streams",
     "TrainView": "streams",
+    "compare": "comparison",
     "diagnose": "diagnostics",
     "load_backbone": "backbones",
     "open_data": "streams",
+    "open_splits": "streams",
     "run": "runs",
+    "summarise": "streams",
     "summary": "evaluation",
+    "write_manifest": "streams",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -49,7 +49,8 @@ class FewShot:
     def scores(self, images: Images) -> Tensor:
         """Scores [N, K] over ``classes``, on the CPU; ``images`` as in :meth:`Learner.scores`."""
         with torch.no_grad():
-            scores: Tensor = self.head(_features(self.engine, unlabelled(images), self.tuning))
+            source = unlabelled(images, self.engine.backbone.modality)
+            scores: Tensor = self.head(_features(self.engine, source, self.tuning))
         return scores
 
     def predict(self, images: Images) -> list[str]:

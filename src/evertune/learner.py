@@ -13,11 +13,23 @@ import torch
 from torch import Tensor
 
 import evertune
-from evertune.backbones import Backbone, Passes, load_backbone
-from evertune.engine import Engine, PhaseReport, Runtime, Seeds, read_json, read_tensors, write_json, write_tensors
+from evertune.backbones import Backbone, Passes, load_again, load_backbone
+from evertune.engine import (
+    DiskCache,
+    Engine,
+    PhaseReport,
+    Runtime,
+    Seeds,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from evertune.engine.views import views_from, views_of
 from evertune.errors import ConfigError, DataError, StorageError, StreamError
+from evertune.evaluation.calibration import BINS, Calibration
 from evertune.methods import TaskInfo, make_method
-from evertune.streams import Source, Task, TestView, TrainView
+from evertune.streams import Source, Task, View
 from evertune.streams.unlabelled import Images, unlabelled
 
 FORMAT = 1
@@ -43,9 +55,17 @@ class Learner:
         ``"auto"``, ``"cpu"``, ``"cuda"`` …; ``"fp32"`` or ``"bf16"``.
     train_view, test_view
         How images are cropped and resized; by default the field's: random crops of 5 to 100 % of the area with flips,
-        and a plain bicubic resize.
+        and a plain bicubic resize. Texts have one view, without augmentation.
+    truncate
+        Cut texts that are longer than the backbone reads at their end; otherwise they are an error.
     workers
         Processes that decode images.
+    pixels
+        ``"exact"`` decodes an image whenever it is shown; ``"fast"`` decodes those of a task once, keeps them while it
+        is learned (up to 2 GiB), and crops and resizes whole batches on an accelerator. The pixels are the same.
+    cache
+        A folder in which features of the plain backbone are kept for all learners and runs over the same data; see
+        :class:`evertune.engine.DiskCache`. Not part of the learner.
     **options
         Options of the method; those of its tuning are ``**{"tuning.rank": 4}``.
 
@@ -74,21 +94,19 @@ class Learner:
         seeds: Seeds | int = 0,
         device: str = "auto",
         precision: str = "fp32",
-        train_view: TrainView | None = None,
-        test_view: TestView | None = None,
+        train_view: View | None = None,
+        test_view: View | None = None,
+        truncate: bool = False,
         workers: int = 0,
         eval_batch: int = 128,
         progress: bool = True,
+        cache: str | os.PathLike[str] | DiskCache | None = None,
+        pixels: str = "exact",
         **options: Any,
     ) -> None:
         self.seeds = seeds if isinstance(seeds, Seeds) else Seeds(init=seeds, augmentation=seeds, sampling=seeds)
         self.backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
-        size = self.backbone.identity.input_size
-        self.train_view = train_view or TrainView(size)
-        self.test_view = test_view or TestView(size)
-        for view in (self.train_view, self.test_view):
-            if view.size != size:
-                raise ConfigError(f"{type(view).__name__} makes {view.size} px images, the backbone takes {size} px.")
+        self.train_view, self.test_view = views_of(self.backbone, train_view, test_view, truncate=truncate)
         runtime = Runtime(device, precision)
         self.method = make_method(method, self.backbone, preset=preset, seed=self.seeds.init, **options)
         self.method.generators.sampling.manual_seed(self.seeds.sampling)
@@ -103,6 +121,8 @@ class Learner:
             eval_batch=eval_batch,
             workers=workers,
             progress=progress,
+            disk=cache if cache is None or isinstance(cache, DiskCache) else DiskCache(cache),
+            pixels=pixels,
         )
         self.preset = preset or next(iter(self.method.config_type.presets))
         self.classes: tuple[str, ...] = ()
@@ -120,7 +140,7 @@ class Learner:
         StreamError
             The task has nothing to learn from, or learning a first task of one class.
         DataError
-            An image cannot be read.
+            An image cannot be read, a text is longer than the backbone reads, or the examples are of another kind.
         TrainingError
             The loss became infinite or not a number.
         """
@@ -129,7 +149,7 @@ class Learner:
         if task.kind == "class" and not new:
             raise StreamError(
                 f"Task {task.name!r} brings no new class: {', '.join(names[:5])} are known. If its images are of a new "
-                "domain, give it kind='domain'."
+                "domain, give it kind='domain'; if they are more of the same, kind='mixed'."
             )
         classes = (*self.classes, *new)
         if len(classes) < 2:
@@ -191,9 +211,10 @@ class Learner:
     def scores(self, images: Images, task: Told = None) -> Tensor:
         """Scores [N, K] over ``self.classes``, on the CPU.
 
-        ``images``: paths, PIL images, an array ([N, H, W], [N, H, W, 3] …, uint8 or float), or a source. The scores of
-        an image do not depend on the others. If the ``task`` of the images is known (task-incremental learning), its
-        name or number, or one for each image: classes of other tasks get −∞.
+        ``images``: paths, PIL images, an array ([N, H, W], [N, H, W, 3] …, uint8 or float), or a source; where the
+        backbone reads texts, texts or a source of them. The scores of one do not depend on the others. If the ``task``
+        they belong to is known (task-incremental learning), its name or number, or one for each: classes of other tasks
+        get −∞.
         """
         source = self._readable(images)
         if task is None:
@@ -211,9 +232,9 @@ class Learner:
     def _readable(self, images: Images) -> Source:
         if not self.classes:
             raise StreamError("This learner has learned nothing yet: call learn(task) first.")
-        source = unlabelled(images)
+        source = unlabelled(images, self.backbone.modality)
         if not len(source):
-            raise DataError(f"{source.name}: there are no images.")
+            raise DataError(f"{source.name}: there are no {self.backbone.modality}s.")
         return source
 
     def _task_numbers(self, task: str | int | Sequence[str | int], images: int) -> Tensor:
@@ -242,35 +263,32 @@ class Learner:
     def evaluate(self, test: Source, task: int | None = None) -> dict[str, tuple[int, int]]:
         """(correct, total) by part (the first is the method's answer) over all of ``test``, without task identity.
 
-        If the number of the ``task`` the examples belong to is given and the method infers it, what lies between the
-        two is measured beside: ``router`` (the task was found), ``oracle`` (the class was found when the task is told,
-        among all classes) and ``within task`` (among the task's). These never enter the answer.
+        If the number of the ``task`` the examples belong to is given, ``within task`` is measured beside: the class was
+        found among the task's classes, when the task is told (task-incremental learning). If the method infers the
+        task, so are ``router`` (the task was found) and ``oracle`` (the class was found when the task is told, among
+        all classes). These never enter the answer, and only a method that infers the task passes images again for them.
 
         Raises
         ------
         StreamError
             The data holds classes this learner was never taught.
         """
-        unknown = [name for name in test.present() if name not in self.classes]
-        if unknown:
-            raise StreamError(
-                f"{test.name} holds classes that were never learned: {', '.join(unknown[:10])}. "
-                "Learn them or leave them out."
-            )
-        source = self._readable(test)
+        source, truth = self._labelled(test)
         if task is not None:
             self._task_numbers(task, 1)
-        position = {name: i for i, name in enumerate(self.classes)}
-        truth = torch.tensor([position.get(name, -1) for name in test.classes])[torch.as_tensor(test.labels)]
 
         def read(passes: Passes) -> dict[str, Tensor]:
             parts = self.method.scores(passes)
-            tasks = None if task is None else self.method.identify(passes)
-            if task is not None and tasks is not None:
+            if task is None:
+                return parts
+            tasks = self.method.identify(passes)
+            if tasks is None:
+                told = next(iter(parts.values()))
+            else:
                 told = self.method.told(passes, torch.full_like(tasks, task))
-                elsewhere = ~self._classes_of_tasks()[task].to(told.device)
-                parts |= {"oracle": told, "within task": told.masked_fill(elsewhere, -torch.inf), "router": tasks}
-            return parts
+                parts |= {"oracle": told, "router": tasks}
+            elsewhere = ~self._classes_of_tasks()[task].to(told.device)
+            return parts | {"within task": told.masked_fill(elsewhere, -torch.inf)}
 
         parts = self.engine.compute(source, self.method.branches, read, remember=True)
         inferred = parts.pop("router", None)
@@ -278,6 +296,38 @@ class Learner:
         if inferred is not None:
             correct["router"] = int(torch.eq(inferred, task or 0).sum())
         return {name: (count, len(truth)) for name, count in correct.items()}
+
+    def calibration(
+        self, test: Source, *, temperature: float = 1.0, bins: int = BINS, adaptive: bool = False
+    ) -> Calibration:
+        """Whether the answers on ``test`` are right as often as their confidence says, without task identity.
+
+        Confidence is the largest softmax probability of the scores over ``temperature``. The scores of prototype,
+        distance and ridge methods are no log-probabilities, and this shows what taking them for such would do.
+        ``bins`` and ``adaptive`` as in :meth:`Calibration.measure`.
+
+        Raises
+        ------
+        StreamError
+            The data holds classes this learner was never taught.
+        """
+        source, truth = self._labelled(test)
+        scores = next(iter(self.engine.scores(self.method, source, remember=True).values()))
+        return Calibration.of_scores(
+            scores.double().numpy(), truth.numpy(), temperature=temperature, bins=bins, adaptive=adaptive
+        )
+
+    def _labelled(self, test: Source) -> tuple[Source, Tensor]:
+        """``test`` and the place among ``self.classes`` of each of its labels, [N]."""
+        unknown = [name for name in test.present() if name not in self.classes]
+        if unknown:
+            raise StreamError(
+                f"{test.name} holds classes that were never learned: {', '.join(unknown[:10])}. "
+                "Learn them or leave them out."
+            )
+        source = self._readable(test)
+        position = {name: i for i, name in enumerate(self.classes)}
+        return source, torch.tensor([position.get(name, -1) for name in test.classes])[torch.as_tensor(test.labels)]
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
@@ -330,7 +380,8 @@ class Learner:
         backbone
             The backbone it was trained on, if that is not the embedded one or a tag of timm's. Another one is refused.
         **settings
-            ``device``, ``precision`` (as it was, unless given), ``workers``, ``progress`` of :class:`Learner`.
+            ``device``, ``precision`` and ``truncate`` (as they were, unless given), ``workers``, ``progress`` and
+            ``cache`` of :class:`Learner`.
 
         Raises
         ------
@@ -353,15 +404,13 @@ class Learner:
         settings = {"precision": content.get("precision", "fp32")} | settings
         identity = content["backbone"]
         if not isinstance(backbone, Backbone):
-            backbone = load_backbone(
-                backbone or identity["name"], input_size=identity["input_size"], preprocessing=identity["preprocessing"]
-            )
+            backbone = load_again(identity, backbone)
         mine = backbone.identity.as_dict()
         differing = [k for k, v in identity.items() if _plain(mine.get(k)) != v and k != "name"]
         if differing:
             shown = "; ".join(f"{k}: {identity[k]} there, {mine.get(k)} here" for k in differing)
             raise ConfigError(f"The learner in {folder} was trained on another backbone ({shown}). Load that one.")
-        views = content["views"]
+        train_view, test_view = views_from(content["views"], backbone, truncate=settings.pop("truncate", None))
         options = dict(content["options"])
         tuning = options.pop("tuning_options", {})
         learner = cls(
@@ -369,8 +418,8 @@ class Learner:
             backbone,
             preset=content["preset"],
             seeds=Seeds(**content["seeds"]),
-            train_view=TrainView(**_view(views["train"])),
-            test_view=TestView(**_view(views["test"])),
+            train_view=train_view,
+            test_view=test_view,
             **settings,
             **options,
             **{f"tuning.{k}": v for k, v in tuning.items()},
@@ -399,8 +448,3 @@ class Learner:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _view(described: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a view from its JSON description."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in described.items() if k != "view"}

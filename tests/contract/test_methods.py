@@ -1,4 +1,4 @@
-"""What every method promises, checked through the learner on a real, tiny transformer.
+"""What every method promises, checked through the learner on a real, tiny transformer, of images and of texts.
 
 One function per behaviour, each taking a method by name: ``check_method("mine")`` runs them all for a method that is
 registered elsewhere.
@@ -13,6 +13,7 @@ import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from safetensors import safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from evertune.backbones import Passes, TimmViT, digest
+from evertune.backbones import Backbone, HFEncoder, Passes, TimmViT, digest
 from evertune.errors import ConfigError, DataError, StreamError, TrainingError
 from evertune.learner import Learner
 from evertune.methods import METHODS, Method, Optimise, TaskInfo, get_method
 from evertune.streams import Source, Stream, Task, open_data
 from evertune.streams.arrays import ArraySource
+from evertune.streams.source import Example
+from evertune.streams.texts import TextSource
 
 CLASSES = tuple("abcdef")
 QUICK = {
@@ -57,8 +60,19 @@ def check_method(name: str, preset: str | None = None) -> None:
 # -- material ----------------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What the behaviours are checked on. Row i of the examples is of class i mod 6."""
+
+    backbone: Callable[[], Backbone]
+    examples: Callable[[int, int], np.ndarray]
+    data: Callable[[int, int], Source]
+    inputs: Tensor
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
 @functools.cache
-def backbone() -> TimmViT:
+def vision() -> TimmViT:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=3, num_classes=0)
@@ -68,16 +82,48 @@ def backbone() -> TimmViT:
         return TimmViT(vit, "tiny")
 
 
-def images(rows: int, seed: int) -> np.ndarray:
-    """Noisy images [rows, 8, 8, 3]; row i is of class i mod 6."""
+def pictures(rows: int, seed: int) -> np.ndarray:
+    """Noisy images [rows, 8, 8, 3]."""
     patterns = np.random.default_rng(99).uniform(0, 255, (len(CLASSES), 8, 8, 3))
     noise = np.random.default_rng(seed).normal(0, 40, (rows, 8, 8, 3))
     return np.clip(patterns[np.arange(rows) % len(CLASSES)] + noise, 0, 255).astype(np.uint8)
 
 
 @functools.cache
-def data(rows: int = 48, seed: int = 0) -> ArraySource:
-    return ArraySource(images(rows, seed), np.arange(rows) % len(CLASSES), classes=CLASSES, name="array")
+def picture_data(rows: int, seed: int) -> Source:
+    return ArraySource(pictures(rows, seed), np.arange(rows) % len(CLASSES), classes=CLASSES, name="array")
+
+
+def sentences(rows: int, seed: int) -> np.ndarray:
+    """Texts [rows] of 3 to 20 words, nearly all of them out of three of their class."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for row in range(rows):
+        own, words = row % len(CLASSES), rng.integers(3, 21)
+        drawn = np.where(rng.random(words) < 0.95, rng.integers(10, 13, words) + 10 * own, rng.integers(10, 80, words))
+        made.append(" ".join(f"w{word}" for word in drawn))
+    return np.array(made)
+
+
+@functools.cache
+def sentence_data(rows: int, seed: int) -> Source:
+    return TextSource(sentences(rows, seed).tolist(), np.arange(rows) % len(CLASSES), CLASSES, name="texts")
+
+
+IMAGES = Material(vision, pictures, picture_data, torch.zeros(2, 3, 32, 32))
+material: ContextVar[Material] = ContextVar("material", default=IMAGES)
+
+
+def backbone() -> Backbone:
+    return material.get().backbone()
+
+
+def examples(rows: int, seed: int) -> np.ndarray:
+    return material.get().examples(rows, seed)
+
+
+def data(rows: int = 48, seed: int = 0) -> Source:
+    return material.get().data(rows, seed)
 
 
 def task(
@@ -94,7 +140,7 @@ def tasks() -> list[Task]:
 
 def learner(method: str, preset: str | None, **options: Any) -> Learner:
     known = {f.name for f in dataclasses.fields(get_method(method).config_type)}
-    quick = {k: v for k, v in QUICK.items() if k in known}
+    quick = {k: v for k, v in (QUICK | material.get().options).items() if k in known}
     return Learner(method, backbone(), preset=preset, seeds=3, device="cpu", progress=False, **quick | options)
 
 
@@ -144,13 +190,14 @@ def spied(method: Method, on_start: Callable[[Optimise, list[torch.nn.Parameter]
 
 
 class Failing(Source):
-    """A source that cannot be read any more after ``good`` images."""
+    """A source that cannot be read any more after ``good`` examples."""
 
     def __init__(self, source: Source, good: int) -> None:
         self.source, self.good = source, good
+        self.modality = source.modality
         self.name, self.classes, self.labels = source.name, source.classes, source.labels
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Example:
         self.good -= 1
         if self.good < 0:
             raise DataError(f"{self.describe(index)} cannot be read.")
@@ -209,23 +256,24 @@ def scores_are_finite_over_all_classes_seen(method: str, preset: str | None) -> 
         for part in parts.values():
             assert part.shape == (12, len(me.classes)) and part.dtype == torch.float32
             assert part.isfinite().all()
-        assert torch.equal(me.scores(images(12, 1)), next(iter(parts.values())))
+        assert torch.equal(me.scores(examples(12, 1)), next(iter(parts.values())))
         assert not me.method.training
-    assert set(me.predict(images(12, 1))) <= set(CLASSES)
+    assert set(me.predict(examples(12, 1))) <= set(CLASSES)
 
 
 @behaviour
 def predictions_do_not_depend_on_companions(method: str, preset: str | None) -> None:
     me = taught(method, preset)
-    x = images(23, 1)
+    x = examples(70, 1)
     together = me.scores(x)
-    order = np.random.default_rng(0).permutation(23)
+    order = np.random.default_rng(0).permutation(70)
     shuffled = torch.empty_like(together)
     shuffled[order] = me.scores(x[order])
-    alone = torch.cat([me.scores(x[i : i + 1]) for i in range(23)])
-    me.engine.eval_batch = 5
-    small = me.scores(x[:])
-    for other in (shuffled, alone, small):
+    others = [shuffled]
+    for size in (1, 7, 64):
+        me.engine.eval_batch = size
+        others.append(me.scores(x[:]))
+    for other in others:
         torch.testing.assert_close(other, together, rtol=1e-3, atol=1e-4)
         assert torch.equal(other.argmax(1), together.argmax(1))
 
@@ -237,12 +285,12 @@ def a_kept_learner_predicts_and_goes_on_the_same(method: str, preset: str | None
     with tempfile.TemporaryDirectory() as folder:
         for number, each in enumerate(tasks()):
             me.learn(each)
-            before = me.scores(images(12, 1))
+            before = me.scores(examples(12, 1))
             me.save(Path(folder) / str(number))
             me = Learner.load(Path(folder) / str(number), backbone(), device="cpu", progress=False)
-            assert torch.equal(me.scores(images(12, 1)), before)
+            assert torch.equal(me.scores(examples(12, 1)), before)
     require_same(state(me), state(straight))
-    assert torch.equal(me.scores(images(12, 1)), straight.scores(images(12, 1)))
+    assert torch.equal(me.scores(examples(12, 1)), straight.scores(examples(12, 1)))
     assert me.classes == straight.classes
     assert [h["task"] for h in me.history] == ["task 1", "task 2", "task 3"]
 
@@ -288,7 +336,7 @@ def the_same_seed_gives_the_same_learner(method: str, preset: str | None) -> Non
 def no_global_random_number_is_drawn(method: str, preset: str | None) -> None:
     backbone()
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    taught(method, preset).predict(images(4, 1))
+    taught(method, preset).predict(examples(4, 1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
 
@@ -299,7 +347,7 @@ def tasks_may_be_of_any_size(method: str, preset: str | None) -> None:
     given = [task(0, "ab", limit=2), task(1, "c"), task(2, "def"), task(3, ["a"], limit=1, kind="domain")]
     me = taught(method, preset, given)
     assert me.classes == CLASSES
-    assert me.scores(images(6, 1)).isfinite().all()
+    assert me.scores(examples(6, 1)).isfinite().all()
 
 
 @behaviour
@@ -319,7 +367,7 @@ def a_new_domain_brings_no_class(method: str, preset: str | None) -> None:
 def a_new_domain_may_bring_some(method: str, preset: str | None) -> None:
     me = taught(method, preset, [task(0, "abc", kind="domain"), task(1, "bcd", seed=5, kind="domain")])
     assert me.classes == tuple("abcd")
-    assert me.scores(images(6, 1)).shape == (6, 4)
+    assert me.scores(examples(6, 1)).shape == (6, 4)
     require_right(me, "abcd" if me.method.remembers else "bcd")
 
 
@@ -362,7 +410,7 @@ def scores_ask_for_the_declared_branches(method: str, preset: str | None) -> Non
         me.learn(each)
         asked: list[Any] = []
         routed: list[Any] = []
-        passes = Asked(me.backbone, torch.zeros(2, 3, 32, 32))
+        passes = Asked(me.backbone, material.get().inputs)
         with torch.no_grad():
             me.method.scores(passes)
         declared = {id(t) for t in me.method.branches}
@@ -379,7 +427,7 @@ def cached_features_change_no_score(method: str, preset: str | None) -> None:
         me.learn(each)
         first = me.engine.scores(me.method, test)
         again = me.engine.scores(me.method, test)
-        fresh = Learner.scores(me, images(12, 1)[:])
+        fresh = Learner.scores(me, examples(12, 1)[:])
         assert all(torch.equal(first[name], again[name]) for name in first)
         torch.testing.assert_close(next(iter(first.values())), fresh)
 
@@ -452,18 +500,18 @@ def a_divergence_is_an_error_that_leaves_everything_as_it_was(method: str, prese
     if "follow_rate" in known:
         me = learner(method, preset, follow_rate=1e30)
         me.learn(tasks()[0])
-        before, scores = state(me), me.scores(images(4, 1))
+        before, scores = state(me), me.scores(examples(4, 1))
         with pytest.raises(TrainingError, match="learning rate"):
             me.learn(tasks()[1])
         require_same(state(me), before)
-        assert torch.equal(me.scores(images(4, 1)), scores)
+        assert torch.equal(me.scores(examples(4, 1)), scores)
 
 
 @behaviour
 def a_damaged_file_is_named(method: str, preset: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for part in ("train", "test"):
-            for i, image in enumerate(images(12, 0)):
+            for i, image in enumerate(examples(12, 0)):
                 file = Path(folder) / part / CLASSES[i % 6] / f"{i}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(file)
@@ -485,7 +533,7 @@ def impossible_tasks_are_refused(method: str, preset: str | None) -> None:
     with pytest.raises(StreamError, match="one class"):
         me.learn(task(0, "a"))
     with pytest.raises(StreamError, match="learned nothing"):
-        me.predict(images(1, 0))
+        me.predict(examples(1, 0))
     me.learn(task(0, "abc"))
     with pytest.raises(StreamError, match="no new class"):
         me.learn(task(1, "ab"))
@@ -513,11 +561,27 @@ def unknown_names_are_told_with_the_nearest(method: str, preset: str | None) -> 
 OTHERS = (("safe", "released"), ("hide_pet", "evertune"), ("ntk_cl", "released"))
 
 
+METHODS_AND_PRESETS = [pytest.param(name, None, id=name) for name in METHODS] + [
+    pytest.param(name, preset, id=f"{name}-{preset}") for name, preset in OTHERS
+]
+OF_FILES = (a_damaged_file_is_named,)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(
-    ("method", "preset"),
-    [pytest.param(name, None, id=name) for name in METHODS]
-    + [pytest.param(name, preset, id=f"{name}-{preset}") for name, preset in OTHERS],
-)
+@pytest.mark.parametrize(("method", "preset"), METHODS_AND_PRESETS)
 def test_contract(method: str, preset: str | None, check: Check) -> None:
     check(method, preset)
+
+
+@pytest.mark.parametrize("check", [c for c in CHECKS if c not in OF_FILES], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("method", METHODS)
+def test_contract_on_texts(method: str, check: Check, encoder: Callable[..., HFEncoder]) -> None:
+    model = encoder()
+    inputs = model.tokenizer(["w10 w11 w12", "w20"], padding=True, return_tensors="pt")["input_ids"]
+    # NTK-CL serves texts with its channel-wise subnetwork alone.
+    texts = Material(encoder, sentences, sentence_data, inputs, {"branch": "channel"})
+    token = material.set(texts)
+    try:
+        check(method, None)
+    finally:
+        material.reset(token)

@@ -1,12 +1,13 @@
-"""The frozen transformer: images to tokens to blocks to one feature, and the sites where a tuning may steer it."""
+"""The frozen transformer: an input to tokens to blocks to one feature, and the sites where a tuning may steer it."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,32 +15,63 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes a tuning needs to know: ``tokens`` counts everything the first block sees (CLS, registers, patches)."""
+    """The sizes a tuning needs to know: ``tokens`` counts everything the first block sees (CLS, registers, patches).
+
+    Where their number ``varies`` from batch to batch, as with texts, it is the most there can be.
+    """
 
     width: int
     depth: int
     heads: int
     hidden: int
     tokens: int
+    varies: bool = False
 
 
 @dataclass(frozen=True)
 class Identity:
     """What a number obtained with a backbone depends on.
 
-    ``weights`` is the sha256 of the pre-trained tensors before any resampling, without the classifier; ``mean`` and
-    ``std`` are applied to inputs in [0, 1]; ``input_size`` is in pixels.
+    ``weights`` is the sha256 of the pre-trained tensors before any resampling, without classifier or pooler.
     """
 
     name: str
     weights: str
+
+    @property
+    def extent(self) -> str:
+        """How much of an input is read, for people."""
+        return "any size"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ImageIdentity(Identity):
+    """``mean`` and ``std`` are applied to inputs in [0, 1]; ``input_size`` is in pixels."""
+
     preprocessing: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_size: int
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def extent(self) -> str:
+        return f"{self.input_size} px"
+
+
+@dataclass(frozen=True)
+class TextIdentity(Identity):
+    """``tokenizer`` is a digest of what it does; ``pooling`` is "mean" or "cls"; ``max_length`` counts tokens."""
+
+    tokenizer: str
+    pooling: str
+    max_length: int
+
+    @property
+    def extent(self) -> str:
+        return f"up to {self.max_length} tokens"
 
 
 class BlockSites:
@@ -90,6 +122,10 @@ class BlockSites:
         return None
 
 
+IDENTITY = BlockSites()
+"""A block that nothing steers."""
+
+
 class Sites(Protocol):
     """What one backbone pass asks of a tuning."""
 
@@ -103,16 +139,16 @@ class Sites(Protocol):
 
 
 class Backbone(nn.Module, ABC):
-    """A frozen pre-trained transformer; ``backbone(images, tuning)`` is the feature of each image.
+    """A frozen pre-trained transformer; ``backbone(inputs, tuning)`` is the feature of each image or text.
 
     It owns no trainable parameter, is always in evaluation mode, and is never copied: every learner is this one object
     called with another tuning.
     """
 
+    modality: ClassVar[str] = "image"
+    """What it reads: ``"image"`` or ``"text"``."""
     shape: Shape
     identity: Identity
-    mean: Tensor
-    std: Tensor
 
     def freeze(self) -> Self:
         self.requires_grad_(False)
@@ -120,27 +156,33 @@ class Backbone(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.mean.device
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode whatever is asked: a frozen model has no training behaviour."""
         return super().train(False)
 
-    @abstractmethod
-    def embed(self, images: Tensor, tuning: Sites | None = None) -> Tensor:
-        """Images [B, 3, S, S] in [0, 1] to tokens [B, N, D] as the first block sees them."""
+    def mask(self, inputs: Tensor) -> Tensor | None:
+        """Which tokens of each input are real and no padding, bool [B, N]; None where all are, as in images."""
+        return None
 
     @abstractmethod
-    def run(self, tokens: Tensor, tuning: Sites | None, start: float, stop: float) -> Tensor:
-        """Tokens [B, N, D] through blocks ``start`` to ``stop`` (exclusive).
+    def embed(self, inputs: Tensor, tuning: Sites | None = None) -> Tensor:
+        """Images [B, 3, S, S] in [0, 1], or token ids [B, N], to tokens [B, N, D] as the first block sees them."""
+
+    @abstractmethod
+    def run(
+        self, tokens: Tensor, tuning: Sites | None, start: float, stop: float, mask: Tensor | None = None
+    ) -> Tensor:
+        """Tokens [B, N, D] through blocks ``start`` to ``stop`` (exclusive); ``mask`` as :meth:`mask` gives it.
 
         Places count blocks: k + ½ is between the attention of block k (its residual added) and its
-        MLP. Where only CLS is read afterwards, the last block answers one query per image and gives [B, 1, D].
+        MLP. Where only CLS is read afterwards, the last block answers one query per input and gives [B, 1, D].
         """
 
     @abstractmethod
-    def read(self, tokens: Tensor, tuning: Sites | None) -> Tensor:
-        """What the last block gave to the feature [B, L], as the library pools it (CLS, average, attention)."""
+    def read(self, tokens: Tensor, tuning: Sites | None, mask: Tensor | None = None) -> Tensor:
+        """What the last block gave to the feature [B, L], pooled (CLS, average, attention)."""
 
     @abstractmethod
     def weight(self, block: int, name: str) -> Tensor:
@@ -152,10 +194,11 @@ class Backbone(nn.Module, ABC):
             There is no such block or map.
         """
 
-    def forward(self, images: Tensor, tuning: Sites | None = None) -> Tensor:
-        """Images [B, 3, S, S] in [0, 1] to features [B, L]."""
-        tokens = self.run(self.embed(images, tuning), tuning, 0, self.shape.depth)
-        return self.read(tokens, tuning)
+    def forward(self, inputs: Tensor, tuning: Sites | None = None) -> Tensor:
+        """Images [B, 3, S, S] in [0, 1], or token ids [B, N], to features [B, L]."""
+        mask = self.mask(inputs)
+        tokens = self.run(self.embed(inputs, tuning), tuning, 0, self.shape.depth, mask)
+        return self.read(tokens, tuning, mask)
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:

@@ -1,9 +1,10 @@
-"""Backbones by name: the embedded one, timm's pre-trained tags, or an architecture with a local weight file."""
+"""Backbones by name: the embedded one, timm's pre-trained tags or an architecture with a weight file, text encoders."""
 
 from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from evertune.backbones.backbone import Backbone
+from evertune.backbones.load_text import MINILM, is_text, load_text
 from evertune.backbones.timm_vit import TimmViT, servable
 from evertune.errors import BackboneError, nearest
 
@@ -28,6 +30,8 @@ def load_backbone(
     weights: str | Path | None = None,
     input_size: int | None = None,
     preprocessing: str = "native",
+    max_length: int | None = None,
+    pooling: str | None = None,
 ) -> Backbone:
     """A frozen backbone.
 
@@ -36,19 +40,31 @@ def load_backbone(
     name
         ``"embedded"`` (ships with the package, 32 px), or a timm model with its tag, like
         ``"vit_base_patch16_224.augreg_in21k"``. The tag also says with which mean and std the checkpoint was trained.
+        For texts, ``"minilm"`` (all-MiniLM-L6-v2, in the extra ``text-demo``), or ``"hf:"`` and a folder or hub name of
+        a BERT, DistilBERT, RoBERTa or XLM-R for Hugging Face transformers (the extra ``text``).
     weights
         A local ``.safetensors`` or ``.pth`` file. Without it timm's pre-trained weights are used, from its cache or
         hub.
     input_size
         Pixels, if not the native size.
     preprocessing
-        ``"native"`` (the checkpoint's mean and std) or ``"unit"`` (inputs stay in [0, 1]).
+        ``"native"`` (the checkpoint's mean and std), ``"unit"`` (inputs stay in [0, 1]), ``"imagenet"`` or ``"cifar"``
+        (the mean and std of that data set).
+    max_length, pooling
+        Of a text encoder: tokens read at most, and how they become one feature, ``"mean"`` or ``"cls"``; by default as
+        the model was made.
 
     Raises
     ------
     BackboneError
         Unknown name, an architecture without sites, weights that are missing, damaged, unsafe or of other shapes.
     """
+    if is_text(name):
+        _require_unset(name, "images", weights=weights, input_size=input_size)
+        if preprocessing != "native":
+            raise BackboneError(f"{name} reads texts, and preprocessing={preprocessing!r} is for images: drop it.")
+        return load_text(name, max_length=max_length, pooling=pooling)
+    _require_unset(name, "texts", max_length=max_length, pooling=pooling)
     if name == "embedded":
         if weights is not None:
             raise BackboneError("The embedded backbone brings its own weights: drop weights=, or name an architecture.")
@@ -61,6 +77,23 @@ def load_backbone(
         servable(_build(name), name)  # another model is refused before anything is fetched or read
     model = _pretrained(name) if weights is None else _filled(name, Path(weights))
     return TimmViT(model, name, input_size=input_size, preprocessing=preprocessing)
+
+
+def load_again(identity: Mapping[str, Any], name: str | None = None, *, weights: str | Path | None = None) -> Backbone:
+    """The backbone that an identity, as kept in JSON, tells of; ``name`` and ``weights`` say where to look instead.
+
+    Whether it is the same is for the caller to see, by its identity.
+    """
+    options = {k: identity[k] for k in ("input_size", "preprocessing", "max_length", "pooling") if k in identity}
+    return load_backbone(name or identity["name"], weights=weights, **options)
+
+
+def _require_unset(name: str, modality: str, **options: Any) -> None:
+    given = [f"{key}=" for key, value in options.items() if value is not None]
+    if given:
+        raise BackboneError(
+            f"{name} does not read {modality}, and {' and '.join(given)} are options of these: drop them."
+        )
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -147,9 +180,9 @@ def _build(name: str) -> nn.Module:
 
 
 def _nearest_model(name: str, known: list[str]) -> str:
-    served = ["embedded", *(k for k in known if k.startswith(("vit_", "deit")))]
+    served = ["embedded", MINILM, *(k for k in known if k.startswith(("vit_", "deit")))]
     hint, _, _ = nearest(name, served).partition("Known:")  # all of them would be hundreds
-    return f"{hint}timm.list_models('vit_*') lists them."
+    return f"{hint}timm.list_models('vit_*') lists them; text encoders are hf:NAME or hf:FOLDER."
 
 
 def _first_line(error: Exception) -> str:

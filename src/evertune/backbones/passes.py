@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
@@ -54,7 +55,7 @@ class Passes:
     def __init__(
         self,
         backbone: Backbone,
-        images: Tensor | Callable[[], Tensor],
+        inputs: Tensor | Callable[[], Tensor],
         *,
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
         memory: Memory | None = None,
@@ -67,7 +68,7 @@ class Passes:
         """Which rows of the data set these are [B], where that is known."""
         self.forwards = 0
         """Backbone passes run so far, for tests and cost reports."""
-        self._images = images
+        self._inputs = inputs
         self._precision = precision
         self._memory = memory
         self._gather = gather
@@ -156,7 +157,7 @@ class Passes:
         with self._precision():
             if tuning is not None and tuning.tunes_embedding:
                 with nullcontext() if trained else no_graph():
-                    tokens, at = self.backbone.embed(self.images if rows is None else self.images[rows], tuning), 0.0
+                    tokens, at = self.backbone.embed(self.inputs if rows is None else self.inputs[rows], tuning), 0.0
             else:
                 upto = depth - 1 if tuning is None else min(tuning.begins, depth - 1)
                 with no_graph():
@@ -164,8 +165,10 @@ class Passes:
                     tokens = tokens if rows is None or len(rows) == len(tokens) else tokens[rows]
                 if trained and tokens.is_inference():  # made while gradients were off
                     tokens = tokens.clone()
+            mask = self.mask if rows is None or self.mask is None else self.mask[rows]
             with nullcontext() if trained else no_graph():
-                features = self.backbone.read(self.backbone.run(tokens, tuning, at, depth), tuning).float()
+                tokens = self.backbone.run(tokens, tuning, at, depth, mask)
+                features = self.backbone.read(tokens, tuning, mask).float()
         return features if trained else features.clone()  # a clone made outside is an ordinary tensor
 
     def _shared(self, upto: float, tuning: Branch | None) -> tuple[Tensor, float]:
@@ -173,15 +176,20 @@ class Passes:
         at = max((k for k in self._tokens if k <= upto), default=-1.0)
         if at < 0:
             at = 0.0
-            self._tokens[0] = self.backbone.embed(self.images)
+            self._tokens[0] = self.backbone.embed(self.inputs)
         if tuning is not None and at < upto:
-            self._tokens[upto] = self.backbone.run(self._tokens[at], None, at, upto)
+            self._tokens[upto] = self.backbone.run(self._tokens[at], None, at, upto, self.mask)
             at = upto
         return self._tokens[at], at
 
     @property
-    def images(self) -> Tensor:
-        """The batch, [B, 3, S, S] in [0, 1]; made when first needed."""
-        if callable(self._images):
-            self._images = self._images()
-        return self._images
+    def inputs(self) -> Tensor:
+        """The batch, [B, 3, S, S] in [0, 1] or token ids [B, N]; made when first needed."""
+        if callable(self._inputs):
+            self._inputs = self._inputs()
+        return self._inputs
+
+    @functools.cached_property
+    def mask(self) -> Tensor | None:
+        """Which tokens of the batch are no padding, bool [B, N]; None where all are."""
+        return self.backbone.mask(self.inputs)

@@ -14,8 +14,16 @@ from timm.models.vision_transformer import Attention, Block, Mlp, VisionTransfor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evertune.backbones.backbone import Backbone, BlockSites, Identity, Shape, Sites, digest
+from evertune.backbones.attention import attention, slow
+from evertune.backbones.backbone import IDENTITY, Backbone, BlockSites, ImageIdentity, Shape, Sites, digest
 from evertune.errors import BackboneError
+
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+}
+"""Mean and standard deviation of the channels, by name: none, ImageNet's, CIFAR-100's."""
 
 
 class TimmViT(Backbone):
@@ -31,13 +39,17 @@ class TimmViT(Backbone):
         Pixels; another size than the native one resamples patch and position embedding by timm's own rule.
     preprocessing
         ``"native"``: the checkpoint's own mean and standard deviation; ``"unit"``: inputs stay in [0, 1], the habit of
-        RanPAC, SAFE, APER and SimpleCIL.
+        RanPAC, SAFE, APER and SimpleCIL; ``"imagenet"``, ``"cifar"``: those of that data set.
 
     Raises
     ------
     BackboneError
         The model is not a ``VisionTransformer``, or one of its blocks is of a kind whose inside has no sites.
     """
+
+    identity: ImageIdentity
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, model: nn.Module, name: str, *, input_size: int | None = None, preprocessing: str = "native"
@@ -60,12 +72,12 @@ class TimmViT(Backbone):
         if preprocessing == "native":
             settings = getattr(vit, "pretrained_cfg", {})  # absent if the model was not made by timm.create_model
             mean, std = (tuple(float(v) for v in settings.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
-        elif preprocessing == "unit":
-            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        elif preprocessing in NORMALISATIONS:
+            mean, std = NORMALISATIONS[preprocessing]
         else:
             raise BackboneError(
-                f"Preprocessing {preprocessing!r} does not exist: choose 'native' (the checkpoint's mean and std) or "
-                "'unit' ([0, 1])."
+                f"Preprocessing {preprocessing!r} does not exist: choose 'native' (the checkpoint's mean and std), "
+                "'unit' ([0, 1]), 'imagenet' or 'cifar' (the mean and std of that data set)."
             )
         self.vit = vit
         # Subclasses may read more: a distilled DeiT averages CLS and its distillation token.
@@ -80,38 +92,40 @@ class TimmViT(Backbone):
             hidden=cast(nn.Linear, cast(Mlp, first.mlp).fc1).out_features,
             tokens=vit.patch_embed.num_patches + vit.num_prefix_tokens,
         )
-        self.identity = Identity(name, weights, preprocessing, mean, std, size)
+        self.identity = ImageIdentity(name, weights, preprocessing, mean, std, size)
         self.freeze()
 
-    def embed(self, images: Tensor, tuning: Sites | None = None) -> Tensor:
+    def embed(self, inputs: Tensor, tuning: Sites | None = None) -> Tensor:
         size = self.identity.input_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+        if inputs.ndim != 4 or inputs.shape[1:] != (3, size, size):
             raise BackboneError(
-                f"{self.identity.name} takes images of shape [B, 3, {size}, {size}], got {list(images.shape)}: resize "
+                f"{self.identity.name} takes images of shape [B, 3, {size}, {size}], got {list(inputs.shape)}: resize "
                 "them, or load the backbone with another input_size."
             )
         if self.identity.preprocessing != "unit":
-            images = (images - self.mean) / self.std
-        x = self.vit.patch_embed(images)
+            inputs = (inputs - self.mean) / self.std
+        x = self.vit.patch_embed(inputs)
         if tuning is not None:
             x = tuning.normed("patch_embed", x)
         return cast(Tensor, self.vit.norm_pre(self.vit._pos_embed(x)))
 
-    def run(self, tokens: Tensor, tuning: Sites | None, start: float, stop: float) -> Tensor:
+    def run(
+        self, tokens: Tensor, tuning: Sites | None, start: float, stop: float, mask: Tensor | None = None
+    ) -> Tensor:
         prepended = tuning.prepended if tuning is not None else 0
         for i in range(math.floor(start), math.ceil(stop)):
             sites = tuning.block(i) if tuning is not None else None
             cls = prepended if self.reads_cls and i == self.shape.depth - 1 else None
             block = cast(Block, self.vit.blocks[i])
             attends, feeds = start <= i, stop > i + 0.5
-            if attends and feeds and sites is None and cls is None and not _slow_attention(tokens):
+            if attends and feeds and sites is None and cls is None and not slow(tokens):
                 tokens = block(tokens)
                 continue
             tokens = _attend(block, tokens, sites or IDENTITY, cls) if attends else tokens
             tokens = _feed(block, tokens, sites or IDENTITY, cls) if feeds else tokens
         return tokens
 
-    def read(self, tokens: Tensor, tuning: Sites | None) -> Tensor:
+    def read(self, tokens: Tensor, tuning: Sites | None, mask: Tensor | None = None) -> Tensor:
         if tuning is not None and not self.reads_cls:
             tokens = tokens[:, tuning.prepended : tokens.shape[1] - tuning.appended]
         x = self.vit.norm(tokens)
@@ -130,9 +144,6 @@ class TimmViT(Backbone):
         if name in ("q", "k", "v"):
             return attn.qkv.weight.view(3, attn.num_heads * attn.head_dim, -1)["qkv".index(name)]
         return {"o": attn.proj, "fc1": mlp.fc1, "fc2": mlp.fc2}[name].weight
-
-
-IDENTITY = BlockSites()
 
 
 def _attend(block: Block, x: Tensor, sites: BlockSites, cls: int | None) -> Tensor:
@@ -177,21 +188,9 @@ def _attention(attn: Attention, x: Tensor, sites: BlockSites, cls: int | None, c
             t.view(1, len(context), attn.num_heads, attn.head_dim).transpose(1, 2) for t in both.chunk(2, dim=-1)
         )
         k, v = (torch.cat([t, c.expand(batch, -1, -1, -1)], dim=2) for t, c in ((k, attn.k_norm(keys)), (v, values)))
-    y = _softmax_attention(q, k, v) if _slow_attention(x) else F.scaled_dot_product_attention(q, k, v)
-    y = y.transpose(1, 2).reshape(batch, q.shape[2], inner)
+    y = attention(q, k, v).transpose(1, 2).reshape(batch, q.shape[2], inner)
     y = attn.norm(y) if hasattr(attn, "norm") else y
     return sites.project(y, "o", attn.proj(y))
-
-
-def _slow_attention(x: Tensor) -> bool:
-    """In bfloat16 on a CPU torch's fused attention costs five times its matrix products, and twenty backwards."""
-    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-
-
-def _softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v for [B, H, N, d], the softmax in float32."""
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return cast(Tensor, weights.float().softmax(-1).to(v.dtype) @ v)
 
 
 def _mlp(mlp: Mlp, x: Tensor, sites: BlockSites) -> Tensor:

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from evertune.cli import diagnose, learn, predict, run  # noqa: F401  # importing a command registers it
+from evertune.cli import (  # noqa: F401  # importing a command registers it
+    bench,
+    cache,
+    compare,
+    data,
+    diagnose,
+    learn,
+    metrics,
+    predict,
+    protocol,
+    run,
+)
 from evertune.cli import options as o
 from evertune.cli.commands import Command, stoppable
 from evertune.cli.root import app, main

@@ -37,7 +37,10 @@ class Command(TyperCommand):
                 formatter.write_dl(records)
 
 
-ORDER = "demo run methods learn predict data protocol metrics compare bench diagnose cache".split()
+ORDER = (
+    "demo", "run", "methods", "learn", "predict", "data", "protocol", "metrics", "compare", "bench",
+    "diagnose", "cache",
+)  # fmt: skip
 
 
 class Group(TyperGroup):

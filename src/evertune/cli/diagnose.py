@@ -90,14 +90,13 @@ def diagnose(
     generalisation. docs/diagnostics.md explains every number.
     """
     with stoppable("Nothing was written."):
-        from evertune.cli.origin import open_origin
+        from evertune.cli.origin import open_stream
         from evertune.diagnostics import Diagnosis, kernel_drift
         from evertune.diagnostics import diagnose as diagnose_learner
         from evertune.report import draw_kernel
-        from evertune.runs import stream_of
 
         def diagnosed(run_folder: Path, data: str | None) -> Diagnosis:
-            stream = stream_of(run_folder, *open_origin(run_folder, data, data_root))
+            stream = open_stream(run_folder, data, data_root)
             learner = o.kept_learner(run_folder / "learner", weights, device=device, precision="fp32")
             found = diagnose_learner(
                 learner,

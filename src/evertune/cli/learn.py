@@ -11,6 +11,7 @@ from evertune.cli import options as o
 from evertune.cli.commands import Command, stoppable
 from evertune.cli.folders import require_home
 from evertune.cli.root import app
+from evertune.cli.tasks import task_of
 from evertune.cli.telling import speaker, tell_skipped
 from evertune.errors import ConfigError
 
@@ -41,7 +42,8 @@ def learn(
     kind: Annotated[
         str,
         typer.Option(
-            "--kind", metavar="class|domain", help="class: there must be new classes. domain: there need not be.",
+            "--kind", metavar="class|domain|mixed", help="class: there must be new classes. domain, mixed: there need "
+            "not be.",
             rich_help_panel=o.DATA,
         ),
     ] = "class",
@@ -56,6 +58,9 @@ def learn(
     weights: o.Weights = None,
     input_size: o.InputSize = None,
     preprocessing: o.Preprocessing = None,
+    max_length: o.MaxLength = None,
+    pooling: o.Pooling = None,
+    truncate: o.Truncate = False,
     crop_scale: o.CropScale = None,
     flip: o.Flip = None,
     test_resize: o.TestResize = None,
@@ -63,6 +68,7 @@ def learn(
     precision: o.Precision = "fp32",
     device: o.Device = "auto",
     workers: o.Workers = 0,
+    pixels: o.Pixels = "exact",
     eval_batch: o.EvalBatch = 128,
     quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -81,6 +87,9 @@ def learn(
             "--backbone": backbone,
             "--input-size": input_size,
             "--preprocessing": preprocessing,
+            "--max-length": max_length,
+            "--pooling": pooling,
+            "--truncate": truncate or None,
             "--crop-scale": crop_scale,
             "--flip": flip,
             "--test-resize": test_resize,
@@ -94,7 +103,7 @@ def learn(
                 "out, or name another folder for a new learner."
             )
         chosen = {} if known else o.method_options(method or "safe", preset, settings, batch)
-        task = _task(data, kind, skip_bad, data_root, download)
+        task = task_of(data, kind, skip_bad=skip_bad, data_root=data_root, download=download)
         tell_skipped(task.train)
         if known:
             learner = o.kept_learner(
@@ -103,6 +112,7 @@ def learn(
                 precision=precision,
                 device=device,
                 workers=workers,
+                pixels=pixels,
                 eval_batch=eval_batch,
                 progress=not quiet,
             )
@@ -119,9 +129,13 @@ def learn(
                 crop_scale=crop_scale,
                 flip=flip,
                 test_resize=test_resize,
+                max_length=max_length,
+                pooling=pooling,
+                truncate=truncate,
                 precision=precision,
                 device=device,
                 workers=workers,
+                pixels=pixels,
                 eval_batch=eval_batch,
                 progress=not quiet,
             )
@@ -130,26 +144,14 @@ def learn(
         _tell_learned(learner, task, sum(report.seconds for report in reports), folder)
 
 
-def _task(data: str, kind: str, skip_bad: bool, data_root: Path | None, download: bool) -> Task:
-    """All of ``data`` as one task."""
-    from evertune import Task, open_data
-
-    o.require_kind(kind)
-    path = Path(data).expanduser()
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        return Task.from_folder(path, kind=kind, skip_bad=skip_bad)  # type: ignore[arg-type]
-    train, test = open_data(data, skip_bad=skip_bad, root=data_root, download=download)
-    return Task(0, path.stem, train, test if len(test) else None, kind=kind)  # type: ignore[arg-type]
-
-
 def _tell_learned(learner: Learner, task: Task, seconds: float, folder: Path) -> None:
     from evertune.cli.narrate import listed
 
     say = speaker(learner)
-    new = learner.history[-1]["new_classes"]
+    kind, new = learner.backbone.modality, learner.history[-1]["new_classes"]
     what = f"new: {listed(new)}" if new else "no new class"
-    say(f"learned task {len(learner.history)} from {len(task.train)} images ({what}) in {seconds:.1f} s")
+    say(f"learned task {len(learner.history)} from {len(task.train)} {kind}s ({what}) in {seconds:.1f} s")
     if task.test is not None:
         (correct, total), *_ = learner.evaluate(task.test).values()
-        say(f"on its test images, among all classes known: {100 * correct / total:.2f} % ({correct} of {total})")
+        say(f"on its test {kind}s, among all classes known: {100 * correct / total:.2f} % ({correct} of {total})")
     say(f"{folder} knows {len(learner.classes)} classes: {listed(learner.classes)}")

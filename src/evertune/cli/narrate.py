@@ -28,14 +28,18 @@ class Narrator:
     @property
     def title(self) -> str:
         backbone = self.learner.backbone.identity
-        return f"{self.learner.method.name} ({self.learner.preset}) on {backbone.name} at {backbone.input_size} px"
+        return f"{self.learner.method.name} ({self.learner.preset}) on {backbone.name} at {backbone.extent}"
+
+    @property
+    def kind(self) -> str:
+        return self.learner.backbone.modality
 
     def begin(self) -> None:
         train = sum(len(task.train) for task in self.stream)
         test = sum(len(task.test) for task in self.stream if task.test is not None)
         tasks = f"{len(self.stream)} task{'s' if len(self.stream) > 1 else ''}"
         self.say(self.title)
-        self.say(f"{tasks}, {len(self.stream.classes)} classes, {train} training and {test} test images")
+        self.say(f"{tasks}, {len(self.stream.classes)} classes, {train} training and {test} test {self.kind}s")
 
     def on_phase(self, stage: int, report: PhaseReport) -> None:
         if self.last is None and stage > 0:
@@ -45,7 +49,11 @@ class Narrator:
     def on_stage(self, stage: int, matrix: AccuracyMatrix) -> None:
         seconds, self.clock, self.last = time.perf_counter() - self.clock, time.perf_counter(), stage
         task = self.stream[stage]
-        what = listed(task.classes) if task.kind == "class" else f"{task.name}: {len(task.classes)} classes"
+        classes = f"{len(task.classes)} classes" if task.kind == "domain" else listed(task.classes)
+        what = classes if task.kind == "class" else f"{task.name}: {classes}"
+        if not matrix.counts()[1].any():
+            self.say(f"task {stage + 1} of {len(self.stream)} ({what}): no test {self.kind}s so far, {seconds:.1f} s")
+            return
         accuracies = {part: final_accuracy(*matrix.counts(part), weight="sample") for part in matrix.parts}
         others = ", ".join(f"{part} {value:.2f}" for part, value in accuracies.items() if part != matrix.primary)
         self.say(

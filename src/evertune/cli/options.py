@@ -12,6 +12,9 @@ from evertune.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from evertune import Learner
+    from evertune.backbones import Backbone
+    from evertune.engine import DiskCache
+    from evertune.evaluation import ProtocolPreset
 
 METHOD, BACKBONE, DATA, TRAINING, MACHINE, OUTPUT = "Method", "Backbone", "Data", "Training", "Machine", "Output"
 
@@ -50,7 +53,8 @@ BackboneName = Annotated[
     typer.Option(
         "--backbone", "-b", metavar="NAME",
         help="The frozen transformer: 'embedded' (small, 32 px, needs no download) or a vision transformer of timm's, "
-        "with its tag: vit_base_patch16_224.augreg_in21k.",
+        "with its tag: vit_base_patch16_224.augreg_in21k. For texts 'minilm', or hf:FOLDER or hf:NAME of a BERT, "
+        "DistilBERT, RoBERTa or XLM-R.",
         show_default="embedded", rich_help_panel=BACKBONE,
     ),
 ]  # fmt: skip
@@ -73,13 +77,43 @@ InputSize = Annotated[
 Preprocessing = Annotated[
     str | None,
     typer.Option(
-        "--preprocessing", metavar="native|unit",
+        "--preprocessing", metavar="native|unit|imagenet|cifar",
         help="native: normalise with the checkpoint's mean and standard deviation. unit: inputs stay in [0, 1], the "
-        "habit of the published SAFE, RanPAC, APER and SimpleCIL.",
+        "habit of the published SAFE, RanPAC, APER and SimpleCIL. imagenet, cifar: the mean and deviation of those.",
         show_default="native", rich_help_panel=BACKBONE,
     ),
 ]  # fmt: skip
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length", metavar="N", help="Tokens of a text that are read at most.",
+        show_default="as the model was made", rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        "--pooling", metavar="mean|cls", help="How the tokens of a text become one feature.",
+        show_default="as the model was made", rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+Truncate = Annotated[
+    bool,
+    typer.Option(
+        "--truncate", help="Cut texts that are longer than the backbone reads at their end, instead of stopping.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
 
+ProtocolName = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol", metavar="NAME",
+        help="Measure as a paper or a peer does: its class order, pixels and preprocessing, and its number at the end; "
+        "'evertune protocol list' lists them. What other options say still holds.",
+        show_default="native, the library's own habits", rich_help_panel=DATA,
+    ),
+]  # fmt: skip
 SkipBad = Annotated[
     bool,
     typer.Option(
@@ -148,11 +182,35 @@ Workers = Annotated[
         "depend on it.", rich_help_panel=MACHINE,
     ),
 ]  # fmt: skip
+Pixels = Annotated[
+    str,
+    typer.Option(
+        "--pixels", metavar="exact|fast",
+        help="exact: decode an image whenever it is shown. fast: decode those of a task once, keep them while it is "
+        "learned (up to 2 GiB), and crop whole batches on an accelerator. Results do not depend on it.",
+        rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
 EvalBatch = Annotated[
     int,
     typer.Option(
         "--eval-batch", metavar="N", min=1, help="Images per batch where nothing is trained: memory against speed.",
         rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", metavar="FOLDER", help="Keep the features of the frozen backbone here, for every later run over the "
+        "same data, whatever its method or order of arrival: what they need of them is not computed again. 'evertune "
+        "cache' shows what is kept.", show_default="none", rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
+CacheSize = Annotated[
+    float | None,
+    typer.Option(
+        "--cache-size", metavar="GIB", help="The most that --cache may hold; what was unused for longest goes first.",
+        show_default="10", rich_help_panel=MACHINE,
     ),
 ]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no line per task.", rich_help_panel=OUTPUT)]
@@ -188,6 +246,26 @@ def method_options(
     return options
 
 
+def feature_cache(folder: Path | None, size: float | None) -> DiskCache | None:
+    """The cache behind ``--cache`` and ``--cache-size``.
+
+    Raises
+    ------
+    ConfigError
+        A size without a folder, or one that holds nothing.
+    """
+    if folder is None:
+        if size is not None:
+            raise ConfigError(
+                "--cache-size bounds the folder of --cache, and none is given: name one, or leave it out."
+            )
+        return None
+    from evertune.engine import DiskCache
+    from evertune.engine.disk_cache import GIB
+
+    return DiskCache(folder) if size is None else DiskCache(folder, int(size * GIB))
+
+
 def new_learner(
     method: str,
     options: dict[str, Any],
@@ -201,47 +279,77 @@ def new_learner(
     crop_scale: tuple[float, float] | None,
     flip: bool | None,
     test_resize: int | None,
+    max_length: int | None,
+    pooling: str | None,
+    truncate: bool,
+    protocol: ProtocolPreset | None = None,
     **runtime: Any,
 ) -> Learner:
-    """A fresh learner from what was said on the command line; None stands for the library's default."""
-    from evertune import Learner, Seeds, TestView, TrainView, load_backbone
+    """A fresh learner from what was said on the command line; None stands for the protocol's or library's default."""
+    from evertune import Learner, Seeds, load_backbone
+    from evertune.backbones.load_text import is_text
 
+    backbone = backbone or "embedded"
+    named = "native" if protocol is None or is_text(backbone) else protocol.preprocessing
     model = load_backbone(
-        backbone or "embedded", weights=weights, input_size=input_size, preprocessing=preprocessing or "native"
+        backbone,
+        weights=weights,
+        input_size=input_size,
+        preprocessing=preprocessing or named,
+        max_length=max_length,
+        pooling=pooling,
     )
-    size, seed = model.identity.input_size, seed or 0
-    view: dict[str, Any] = {} if crop_scale is None else {"scale": crop_scale}
-    if flip is not None:
-        view["flip"] = 0.5 if flip else 0.0
+    seed = seed or 0
     return Learner(
         method,
         model,
         preset=preset,
         seeds=Seeds(init=seed, augmentation=seed, sampling=seed),
-        train_view=TrainView(size, **view),
-        test_view=TestView(size, resize=test_resize),
+        truncate=truncate,
+        **_views(model, protocol, crop_scale, flip, test_resize),
         **runtime,
         **options,
     )
 
 
+def _views(
+    model: Backbone,
+    protocol: ProtocolPreset | None,
+    crop_scale: tuple[float, float] | None,
+    flip: bool | None,
+    test_resize: int | None,
+) -> dict[str, Any]:
+    """The views of images as asked for; those of texts go by themselves."""
+    from evertune import TestView, TrainView
+    from evertune.backbones import ImageIdentity
+
+    if not isinstance(model.identity, ImageIdentity):
+        asked = {"--crop-scale": crop_scale, "--flip": flip, "--test-resize": test_resize}
+        meaningless = [option for option, value in asked.items() if value is not None]
+        if meaningless:
+            raise ConfigError(
+                f"{', '.join(meaningless)} is for images, and {model.identity.name} reads texts: leave it out."
+            )
+        return {}
+    size = model.identity.input_size
+    train: dict[str, Any] = {"size": size} if protocol is None else protocol.learner_options(size)["train_view"]
+    test: dict[str, Any] = {"size": size} if protocol is None else protocol.learner_options(size)["test_view"]
+    if crop_scale is not None:
+        train["scale"] = crop_scale
+    if flip is not None:
+        train["flip"] = 0.5 if flip else 0.0
+    if test_resize is not None:
+        test["resize"] = test_resize
+    return {"train_view": TrainView(**train), "test_view": TestView(**test)}
+
+
 def kept_learner(folder: Path, weights: Path | None, **runtime: Any) -> Learner:
     """The learner kept in ``folder``; ``weights`` where its backbone came from a local file."""
-    from evertune import Learner, load_backbone
+    from evertune import Learner
+    from evertune.backbones import load_again
     from evertune.engine import read_json
 
     if weights is None:
         return Learner.load(folder, **runtime)
     identity = read_json(folder / "learner.json")["backbone"]
-    model = load_backbone(
-        identity["name"],
-        weights=weights,
-        input_size=identity["input_size"],
-        preprocessing=identity["preprocessing"],
-    )
-    return Learner.load(folder, model, **runtime)
-
-
-def require_kind(kind: str) -> None:
-    if kind not in ("class", "domain"):
-        raise ConfigError(f"--kind {kind} does not exist. {nearest(kind, ('class', 'domain'))}")
+    return Learner.load(folder, load_again(identity, weights=weights), **runtime)

@@ -2,34 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evertune.errors import RunError
 
 if TYPE_CHECKING:
+    from evertune import Stream
     from evertune.streams import Source
 
 FILE = "data.json"
 
 
-def keep_origin(
-    folder: Path, data: str, *, skip_bad: bool = False, domain_level: bool = False, root: Path | None = None
-) -> None:
-    """Note once what ``evertune run`` was given; paths from the root, for later commands may start elsewhere."""
+def keep_origin(folder: Path, data: str, reading: Mapping[str, Any] | None = None) -> None:
+    """Note once what ``evertune run`` was given and how it was read (options of :func:`evertune.open_data`).
+
+    Paths are noted from the root, for later commands may start elsewhere.
+    """
     from evertune.engine import write_json
+
+    if not (folder / FILE).exists():
+        options = dict(reading or {})
+        for name in ("test", "manifest"):
+            if options.get(name) is not None:
+                options[name] = _from_root(str(options[name]))
+        if options.get("root") is not None:
+            options["root"] = str(Path(options["root"]).expanduser().resolve())
+        write_json(folder / FILE, {"data": _from_root(data), **options})
+
+
+def _from_root(data: str) -> str:
     from evertune.streams import NAMES
 
     path = Path(data).expanduser()
     named = data.lower().replace("-", "_") in NAMES or not path.exists()
-    if not (folder / FILE).exists():
-        origin = {
-            "data": data if named else str(path.resolve()),
-            "skip_bad": skip_bad,
-            "domain_level": domain_level,
-            "root": None if root is None else str(root.expanduser().resolve()),
-        }
-        write_json(folder / FILE, origin)
+    return data if named else str(path.resolve())
+
+
+def keep_tasks(folder: Path, tasks: Sequence[str], *, kind: str, skip_bad: bool) -> None:
+    """Note what ``evertune run --task`` was given; anew when tasks were added."""
+    from evertune.engine import read_json, write_json
+
+    origin = {"tasks": [str(Path(task).expanduser().resolve()) for task in tasks], "kind": kind, "skip_bad": skip_bad}
+    file = folder / FILE
+    if not file.exists() or read_json(file) != origin:
+        write_json(file, origin)
+
+
+def open_stream(folder: Path, data: str | None, root: Path | None) -> Stream:
+    """The stream of the run in ``folder``, from its data or its tasks; ``data`` where it is elsewhere now.
+
+    Raises
+    ------
+    RunError
+        Nothing says where the data is, or it is not what the run learned from.
+    """
+    from evertune.cli.tasks import tasks_of
+    from evertune.engine import read_json
+    from evertune.runs import stream_of
+
+    kept = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    if "tasks" not in kept:
+        return stream_of(folder, *open_origin(folder, data, root))
+    if data is not None:
+        raise RunError(f"The tasks of {folder} are folders of their own: leave --data out.")
+    stream = tasks_of(kept["tasks"], kept["kind"], skip_bad=kept["skip_bad"])
+    if stream.description()["tasks"] != read_json(folder / "protocol.json")["fields"]["stream"]["tasks"]:
+        raise RunError(f"The folders of the tasks of {folder} have changed since the run learned from them.")
+    return stream
 
 
 def open_origin(folder: Path, data: str | None, root: Path | None) -> tuple[Source, Source]:
@@ -46,9 +87,5 @@ def open_origin(folder: Path, data: str | None, root: Path | None) -> tuple[Sour
     kept = read_json(folder / FILE) if (folder / FILE).is_file() else {}
     if data is None and "data" not in kept:
         raise RunError(f"{folder} does not say where its data is: name it by --data, as it was for 'evertune run'.")
-    return open_data(
-        data or kept["data"],
-        skip_bad=kept.get("skip_bad", False),
-        domain_level=kept.get("domain_level", False),
-        root=root or kept.get("root"),
-    )
+    reading = {name: value for name, value in kept.items() if name != "data"}
+    return open_data(data or kept["data"], **{**reading, "root": root or reading.get("root")})

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evertune.cli import options as o
+from evertune.cli import sources as s
 from evertune.cli.commands import Command, stoppable
+from evertune.cli.cutting import cut
 from evertune.cli.root import app
-from evertune.cli.telling import silent, speaker, tell_skipped
+from evertune.cli.tasks import tasks_of
+from evertune.cli.telling import silent, speaker, stated, tell_skipped, tell_unlike
 from evertune.errors import ConfigError
 
 if TYPE_CHECKING:
     from evertune import AccuracyMatrix, Stream
-    from evertune.streams import Source
 
 DATA_HELP = (
     "An .npz file with x_train, y_train, x_test, y_test; a folder or .zip of train/<class>/<image> and "
@@ -32,19 +34,34 @@ DATA_HELP = (
     "  evertune run --method ranpac --data photos/ --backbone vit_base_patch16_224.augreg_in21k\n"
     "  evertune run --method safe --preset paper --data cifar100 --download --backbone vit_tiny_patch16_224 \\\n"
     "      --weights vit_tiny.safetensors --input-size 96 --preprocessing unit --set lambda_cos=10\n"
-    "  evertune run --data pacs.zip --kind domain --domain-level --out runs/pacs\n\n"
-    "The same command again goes on where a stopped run was after its last finished task.",
+    "  evertune run --data pacs.zip --kind domain --domain-level --out runs/pacs\n"
+    "  evertune run --data cifar100 --kind blurry --stream tasks=5 --stream online=64 --set epochs=1\n"
+    "  evertune run --task monday/ --task tuesday/ --out runs/week\n\n"
+    "The same command again goes on where a stopped run was after its last finished task, and with more of --task with "
+    "those that are new.",
 )
 def run(
-    data: Annotated[str, typer.Option("--data", "-d", metavar="DATA", help=DATA_HELP, rich_help_panel=o.DATA)],
-    kind: Annotated[
-        str,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", metavar="DATA", help=DATA_HELP, rich_help_panel=o.DATA)
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
         typer.Option(
-            "--kind", metavar="class|domain", help="class: new classes with every task. domain: the classes of a new "
-            "domain with every task; domains come from --domain-level, an index.csv column, or the .npz.",
-            rich_help_panel=o.DATA,
+            "--task", metavar="FOLDER", help="One task, instead of --data: a folder or .zip of <class>/<image>, or of "
+            "train/ and test/ above the classes. Give one for each, in order. With the same --out and more of them, "
+            "the run goes on with the new.", show_default=False, rich_help_panel=o.DATA,
         ),
-    ] = "class",
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind", metavar="NAME", help="class: new classes with every task. domain: the classes of a new domain "
+            "with every task; domains come from --domain-level, an index.csv column, or the .npz. mixed: new classes "
+            "and new domains. data: more data of the same classes. time: by a time column. blurry: classes that run "
+            "into the next tasks.",
+            show_default="class; with --task mixed, anything", rich_help_panel=o.DATA,
+        ),
+    ] = None,
     first: Annotated[
         int | None,
         typer.Option(
@@ -64,7 +81,7 @@ def run(
         typer.Option(
             "--order-seed", metavar="N|none", help="In which order classes or domains arrive: a permutation by this "
             "seed (the field's rule), or none for the data's own order.",
-            show_default="1993 for classes, none for domains", rich_help_panel=o.DATA,
+            show_default="1993 for classes, none for domains, or the --protocol's", rich_help_panel=o.DATA,
         ),
     ] = None,
     train_per_class: Annotated[
@@ -74,12 +91,27 @@ def run(
             show_default="all", rich_help_panel=o.DATA,
         ),
     ] = None,
+    stream_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stream", metavar="KEY=VALUE", help="Any other setting of the stream, as evertune.streams.make_stream "
+            "takes it: --stream imbalance=100, shots=5, group_by=prefix, sizes=20,10,10, online=64. May be given many "
+            "times.", show_default=False, rich_help_panel=o.DATA,
+        ),
+    ] = None,
+    test: s.TestData = None,
+    manifest: s.Manifest = None,
+    columns: s.Columns = None,
+    encoding: s.Encoding = "utf-8",
+    normalise_labels: s.NormaliseLabels = None,
+    numbers_as_names: s.NumbersAsNames = False,
     domain_level: Annotated[
         bool,
         typer.Option(
             "--domain-level", help="The folders have a level <domain>/ above <class>/.", rich_help_panel=o.DATA
         ),
     ] = False,
+    protocol: o.ProtocolName = None,
     skip_bad: o.SkipBad = False,
     data_root: o.DataRoot = None,
     download: o.Download = False,
@@ -91,6 +123,9 @@ def run(
     weights: o.Weights = None,
     input_size: o.InputSize = None,
     preprocessing: o.Preprocessing = None,
+    max_length: o.MaxLength = None,
+    pooling: o.Pooling = None,
+    truncate: o.Truncate = False,
     crop_scale: o.CropScale = None,
     flip: o.Flip = None,
     test_resize: o.TestResize = None,
@@ -98,7 +133,10 @@ def run(
     precision: o.Precision = "fp32",
     device: o.Device = "auto",
     workers: o.Workers = 0,
+    pixels: o.Pixels = "exact",
     eval_batch: o.EvalBatch = 128,
+    cache: o.CacheFolder = None,
+    cache_size: o.CacheSize = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -113,6 +151,27 @@ def run(
             "data).", rich_help_panel=o.OUTPUT,
         ),
     ] = False,
+    task_incremental: Annotated[
+        bool,
+        typer.Option(
+            "--task-incremental", help="Also report the accuracy among the classes of each image's task, the task "
+            "being told. Methods that infer the task report it anyhow.", rich_help_panel=o.OUTPUT,
+        ),
+    ] = False,
+    ahead: Annotated[
+        bool,
+        typer.Option(
+            "--ahead", help="Also ask each stage about the tasks to come whose classes it knows (the next "
+            "domains), for forward transfer; see 'evertune metrics'.", rich_help_panel=o.OUTPUT,
+        ),
+    ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration", help="Also measure after each task how far the confidence of the answers can be trusted.",
+            rich_help_panel=o.OUTPUT,
+        ),
+    ] = False,
     quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Learn a data set task by task and measure after each.
@@ -122,17 +181,43 @@ def run(
     """
     started = time.perf_counter()
     method = method or "safe"
-    folder = out or Path("runs") / f"{method}-{Path(data).resolve().stem}"
+    given = tasks or [] if data is None else [data]
+    folder = out or Path("runs") / f"{method}-{Path(given[0] if given else '').resolve().stem}"
     with stoppable(f"The same command goes on after the last finished task, as kept in {folder}."):
         from evertune import open_data
         from evertune import run as run_stream
         from evertune.cli.narrate import Narrator
-        from evertune.cli.origin import keep_origin
+        from evertune.cli.origin import keep_origin, keep_tasks
+        from evertune.evaluation import Protocol
 
+        if (data is None) == (not tasks):
+            raise ConfigError("Say what to learn: --data DATA, or --task FOLDER for every task.")
+        named = None if protocol is None else Protocol.preset(protocol)
         chosen = o.method_options(method, preset, settings, batch)
-        train, test = open_data(data, skip_bad=skip_bad, domain_level=domain_level, root=data_root, download=download)
-        tell_skipped(train, test)
-        stream = _stream(train, test, kind, first, increment, order_seed, train_per_class)
+        cuts: dict[str, Any] = {
+            "first": first,
+            "increment": increment,
+            "order_seed": order_seed,
+            "train_per_class": train_per_class,
+            "settings": stream_settings,
+        }
+        reading: dict[str, Any] = {
+            "test": test,
+            "manifest": manifest,
+            "columns": s.column_names(columns),
+            "encoding": encoding,
+            "normalise_labels": normalise_labels,
+            "numbers_as_names": numbers_as_names,
+            "domain_level": domain_level,
+            "skip_bad": skip_bad,
+            "root": data_root,
+        }
+        if data is None:
+            stream = _of_tasks(given, kind, cuts, skip_bad)
+        else:
+            train, tested = open_data(data, download=download, **reading)
+            tell_skipped(train, tested)
+            stream = cut(train, tested, kind=kind or "class", protocol=named, **cuts)
         learner = o.new_learner(
             method,
             chosen,
@@ -145,64 +230,54 @@ def run(
             crop_scale=crop_scale,
             flip=flip,
             test_resize=test_resize,
+            max_length=max_length,
+            pooling=pooling,
+            truncate=truncate,
+            protocol=named,
             precision=precision,
             device=device,
             workers=workers,
+            pixels=pixels,
             eval_batch=eval_batch,
+            cache=o.feature_cache(cache, cache_size),
             progress=not quiet,
         )
         say = speaker(learner)
+        if named is not None and learner.engine.runtime.main:
+            tell_unlike(named, stream, learner)
         narrator = Narrator(stream, learner, silent if quiet else say)
         narrator.begin()
 
         def on_stage(stage: int, matrix: AccuracyMatrix) -> None:
             narrator.on_stage(stage, matrix)
             if learner.engine.runtime.main:
-                keep_origin(folder, data, skip_bad=skip_bad, domain_level=domain_level, root=data_root)
+                if data is None:
+                    keep_tasks(folder, given, kind=stream.kind, skip_bad=skip_bad)
+                else:
+                    keep_origin(folder, data, reading)
 
         result = run_stream(
-            stream, learner, folder, references=not no_references, on_phase=narrator.on_phase, on_stage=on_stage
+            stream,
+            learner,
+            folder,
+            references=not no_references,
+            task_incremental=task_incremental,
+            ahead=ahead,
+            calibration=calibration,
+            on_phase=narrator.on_phase,
+            on_stage=on_stage,
         )
         for line in narrator.end(result, folder, time.perf_counter() - started):
             say(line)
+        if named is not None:
+            say(f"protocol    {stated(named, result)}")
 
 
-def _stream(
-    train: Source,
-    test: Source,
-    kind: str,
-    first: int | None,
-    increment: int | None,
-    order_seed: str | None,
-    train_per_class: int | None,
-) -> Stream:
-    """The tasks that ``evertune run`` was asked for."""
-    from evertune import Stream
-
-    o.require_kind(kind)
-    if kind == "domain":
-        given = {"--first": first, "--increment": increment, "--train-per-class": train_per_class}
-        meaningless = [option for option, value in given.items() if value is not None]
-        if meaningless:
-            raise ConfigError(f"{', '.join(meaningless)} means nothing with --kind domain, where a task is a domain.")
-        return Stream.domain_incremental(train, test, order_seed=_order_seed(order_seed, None))
-    if increment is None:
-        increment = max(2, len(train.present()) // 10) if first is None else first
-    return Stream.class_incremental(
-        train,
-        test,
-        first=increment if first is None else first,
-        increment=increment,
-        order_seed=_order_seed(order_seed, 1993),
-        train_per_class=train_per_class,
-    )
-
-
-def _order_seed(text: str | None, default: int | None) -> int | None:
-    if text is None:
-        return default
-    if text == "none":
-        return None
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise ConfigError(f"--order-seed {text} is neither a whole number from 0 to {2**32 - 1} nor 'none'.")
-    return int(text)
+def _of_tasks(folders: list[str], kind: str | None, cuts: dict[str, Any], skip_bad: bool) -> Stream:
+    meaningless = [f"--{name.replace('_', '-')}" for name, value in cuts.items() if value]
+    if meaningless:
+        named = ", ".join(meaningless).replace("--settings", "--stream")
+        raise ConfigError(f"{named} means nothing with --task, which says what a task is.")
+    stream = tasks_of(folders, kind, skip_bad=skip_bad)
+    tell_skipped(*(task.train for task in stream))
+    return stream

@@ -10,7 +10,9 @@ import typer
 from evertune.cli.commands import note
 
 if TYPE_CHECKING:
-    from evertune import Learner
+    from evertune import Learner, Stream
+    from evertune.evaluation import ProtocolPreset
+    from evertune.runs import Run
     from evertune.streams import Source
 
 
@@ -18,6 +20,34 @@ def tell_skipped(*sources: Source) -> None:
     skipped = sorted({file for source in sources for file in source.skipped})
     for file in skipped:
         note(f"left out {file}")
+
+
+def tell_unlike(preset: ProtocolPreset, stream: Stream, learner: Learner) -> None:
+    """Where other options made a run differ from the protocol that was named."""
+    from evertune.evaluation.protocol_likeness import differs
+
+    said = {
+        "stream": {"kind": stream.kind, "tasks": list(stream), **stream.settings},
+        "preprocessing": learner.backbone.identity.as_dict(),
+        "views": {"test": learner.test_view.describe()},
+        "seeds": {"order": stream.settings.get("order_seed")},
+    }
+    if learner.backbone.modality == "text":
+        note(f"protocol {preset.name} is made for images: of texts it settles the class order and the average alone")
+    for one in differs(preset, said, learner.train_view.describe()):
+        note(f"{one.field} is {one.right} here; protocol {preset.name} says {one.left}")
+
+
+def stated(preset: ProtocolPreset, result: Run) -> str:
+    """The numbers of a run that those who measure under this protocol would state."""
+    if preset.convention is None:
+        final = result.summary[result.matrix.primary][preset.headline]
+        return f"as {preset.name} counts: final accuracy {final:.2f}"
+    from evertune.evaluation.conventions import what_would_print
+
+    printed = what_would_print(result.matrix, conventions=[preset.convention])[preset.convention]["numbers"]
+    numbers = {name.replace("_", " "): told["value"] for name, told in printed.items() if told["value"] is not None}
+    return f"as {preset.name} prints it: {', '.join(f'{name} {value:.2f}' for name, value in numbers.items())}"
 
 
 def speaker(learner: Learner) -> Callable[[str], None]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from evertune.backbones import Backbone, Passes
+from evertune.backbones import Backbone, ImageIdentity, Passes
 from evertune.backbones.passes import Branch, Slots
 from evertune.errors import ConfigError, nearest
 from evertune.methods import Method
@@ -30,7 +30,7 @@ class GraphPasses(Passes):
 
     def __call__(self, tuning: Branch | None = None) -> Tensor:
         if id(tuning) not in self._features:
-            self._features[id(tuning)] = self.backbone(self.images, tuning)
+            self._features[id(tuning)] = self.backbone(self.inputs, tuning)
         return self._features[id(tuning)]
 
     def routed(self, slots: Slots, ids: Tensor) -> Tensor:
@@ -90,7 +90,8 @@ class Tangent:
     Raises
     ------
     ConfigError
-        There is no parameter to differentiate by, one or a part does not exist, or less than one output.
+        The backbone reads no images; there is no parameter to differentiate by; one or a part does not exist; or less
+        than one output.
     """
 
     def __init__(
@@ -107,6 +108,12 @@ class Tangent:
     ) -> None:
         if outputs < 1:
             raise ConfigError(f"outputs={outputs} must be at least 1.")
+        identity = backbone.identity
+        if not isinstance(identity, ImageIdentity):
+            raise ConfigError(
+                f"The tangent kernel is taken on images, and {identity.name} reads {backbone.modality}s: a learner of "
+                "these cannot be diagnosed."
+            )
         found = method.tangent_parameters
         chosen = list(found if names is None else names)
         for name in chosen:
@@ -122,8 +129,7 @@ class Tangent:
         self.parameters = {f"method.{name}": p.detach().to(dtype) for name, p in found.items() if name in chosen}
         everything = (*self._deployed.named_parameters(), *self._deployed.named_buffers())
         self._constants = {name: t.detach().to(dtype) for name, t in everything if t.dtype == torch.float32}
-        size = backbone.identity.input_size
-        self._probe = torch.zeros(1, 3, size, size, dtype=dtype, device=backbone.device)
+        self._probe = torch.zeros(1, 3, *[identity.input_size] * 2, dtype=dtype, device=backbone.device)
         if parts:
             self._require_parts(parts)
         count, classes = self._scores(self._probe, next(iter(self.groups(self._probe))))[0].shape[1:]

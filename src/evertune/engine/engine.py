@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,26 +17,33 @@ from tqdm.auto import tqdm
 
 from evertune.backbones import Backbone, Passes
 from evertune.engine.cache import FeatureCache
+from evertune.engine.conditions import Conditions
+from evertune.engine.disk_cache import DiskCache
 from evertune.engine.runtime import Runtime, Seeds
-from evertune.errors import ConfigError, TrainingError
+from evertune.engine.shelf import Shelf, when_asked
+from evertune.errors import ConfigError, DataError, TrainingError, nearest
 from evertune.methods import Batch, Collect, Method, Optimise, Recipe, Solve, TaskInfo
 from evertune.streams import Batches, Source
-from evertune.streams.views import TestView, TrainView
+from evertune.streams.pixels import KEPT, Pixels
+from evertune.streams.source import IntArray
+from evertune.streams.views import View
 from evertune.tuning import Tuning
 
+PIXELS = ("exact", "fast")
 CHECK_EVERY = 10
 """Steps between two looks at the loss: each look makes an accelerator wait."""
 
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """What a phase took: seconds, images passed through it, and the mean loss terms of its last epoch."""
+    """What a phase took: seconds, examples that passed, mean loss terms of its last epoch, parameters trained."""
 
     name: str
     kind: str
     seconds: float
     images: int
     losses: Mapping[str, float]
+    parameters: int = 0
 
 
 class Engine:
@@ -44,13 +54,17 @@ class Engine:
         backbone: Backbone,
         runtime: Runtime,
         *,
-        train_view: TrainView,
-        test_view: TestView,
+        train_view: View,
+        test_view: View,
         seeds: Seeds,
         eval_batch: int = 128,
         workers: int = 0,
         progress: bool = True,
+        disk: DiskCache | None = None,
+        pixels: str = "exact",
     ) -> None:
+        if pixels not in PIXELS:
+            raise ConfigError(f"pixels is {pixels!r}. {nearest(pixels, PIXELS)}")
         self.backbone = backbone.to(runtime.device)
         self.runtime = runtime
         self.train_view, self.test_view = train_view, test_view
@@ -59,6 +73,11 @@ class Engine:
         self.workers = workers
         self.progress = progress and runtime.main
         self.cache = FeatureCache()
+        self.pixels = pixels
+        self.disk = disk
+        if disk is not None and not runtime.main:
+            disk.writable = False  # one of several processes writes for all
+        self._conditions = Conditions(self.backbone, test_view, runtime)
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
@@ -67,29 +86,40 @@ class Engine:
 
         Raises
         ------
+        DataError
+            The examples are not of the kind that the backbone reads, or beyond what it reads.
         TrainingError
             The loss became infinite or not a number.
         """
+        self._require(source, self.train_view, self.test_view)
+        decoded = self._decoded(source)
         for number, phase in enumerate(method.phases(task)):
             started = time.perf_counter()
-            images = 0
+            images = parameters = 0
             losses: Mapping[str, float] = {}
             match phase:
                 case Optimise():
-                    images, losses = self._optimise(method, phase, source, indices, (task.index, number))
+                    parameters = sum(p.numel() for p in phase.parameters() if p.requires_grad)
+                    images, losses = self._optimise(method, phase, source, indices, (task.index, number), decoded)
                 case Collect():
-                    images = self._collect(method, phase, source, indices)
+                    images = self._collect(method, phase, source, indices, decoded)
                 case Solve():
                     with torch.no_grad():
                         phase.run()
                     method.to(self.runtime.device)
             kind = type(phase).__name__.lower()
-            yield PhaseReport(phase.name, kind, time.perf_counter() - started, images, losses)
+            yield PhaseReport(phase.name, kind, time.perf_counter() - started, images, losses, parameters)
         method.tasks_seen += 1
         self.cache.keep({"plain", *(t.fingerprint() for t in method.branches if t is not None and t.frozen)})
 
     def _optimise(
-        self, method: Method, phase: Optimise, source: Source, indices: np.ndarray, place: tuple[int, int]
+        self,
+        method: Method,
+        phase: Optimise,
+        source: Source,
+        indices: np.ndarray,
+        place: tuple[int, int],
+        decoded: Pixels | None,
     ) -> tuple[int, dict[str, float]]:
         recipe = phase.recipe
         parameters = [p for p in phase.parameters() if p.requires_grad]
@@ -115,6 +145,7 @@ class Engine:
                     epoch=epoch,
                     bank=bank,
                     views=recipe.views,
+                    decoded=decoded,
                 )
                 for step, batch in enumerate(batches):
                     terms = phase.loss(batch) if len(batch.labels) else {}
@@ -146,11 +177,15 @@ class Engine:
                 "What was learned before this task is unchanged."
             )
 
-    def _collect(self, method: Method, phase: Collect, source: Source, indices: np.ndarray) -> int:
+    def _collect(
+        self, method: Method, phase: Collect, source: Source, indices: np.ndarray, decoded: Pixels | None
+    ) -> int:
         method.eval()
         gather = self.runtime.gather if self.runtime.world > 1 else None
-        with torch.no_grad(), self._bar(phase.name, len(source)) as bar:
-            for batch in self._batches(source, self.test_view, self.eval_batch, indices, gather=gather):
+        with torch.no_grad(), self._bar(phase.name, len(source)) as bar, self._shelf(source) as shelf:
+            for batch in self._batches(
+                source, self.test_view, self.eval_batch, indices, gather=gather, shelf=shelf, decoded=decoded
+            ):
                 phase.update(batch)
                 bar.update(len(batch.labels))
         return len(source)
@@ -158,7 +193,7 @@ class Engine:
     def _batches(
         self,
         source: Source,
-        view: TrainView | TestView,
+        view: View,
         size: int,
         indices: np.ndarray,
         *,
@@ -167,35 +202,55 @@ class Engine:
         gather: Any = None,
         bank: FeatureCache | None = None,
         views: int | None = None,
+        shelf: Shelf | None = None,
+        decoded: Pixels | None = None,
     ) -> Iterator[Batch]:
         """Batches on the device; shuffled if there is a ``seed``; labels gathered where features are.
 
-        With so many ``views`` the epochs show them in turn, and a ``bank`` keeps the features of frozen branches.
+        With so many ``views`` the epochs show them in turn, and a ``bank`` keeps the features of frozen branches. What
+        is on the ``shelf`` is not computed, and not even decoded if nothing but that is asked for.
         """
         to_index = torch.as_tensor(indices)
         shown = epoch if views is None else epoch % views
-        for rows, images, labels in Batches(
-            source,
-            view,
-            size,
-            shuffle=seed is not None,
-            seed=seed or (0,),
-            epoch=epoch,
-            view_epoch=shown,
-            workers=self.workers,
-            rank=self.runtime.rank,
-            world=self.runtime.world,
+        runtime = self.runtime
+        order = view.order(source) if seed is None else None
+
+        def read(chosen: IntArray | None = None) -> Batches:
+            return Batches(
+                source,
+                view,
+                size,
+                shuffle=seed is not None,
+                seed=seed or (0,),
+                epoch=epoch,
+                view_epoch=shown,
+                workers=self.workers,
+                rank=runtime.rank,
+                world=runtime.world,
+                rows=order if chosen is None else chosen,
+                pixels=decoded,
+            )
+
+        lazy = shelf is not None and shelf.complete
+        for rows, inputs, labels in (
+            when_asked(source, size, read, runtime.rank, runtime.world, order) if lazy else read()
         ):
+            known, rows = to_index[labels].to(runtime.device), rows.to(runtime.device)
+            known, rows = (gather(known), gather(rows)) if gather else (known, rows)
+            memory = None if bank is None else bank.view(str(shown), rows, len(source))
             passes = Passes(
                 self.backbone,
-                self.runtime.images(images),
-                precision=self.runtime.autocast,
-                memory=None if bank is None else bank.view(str(shown), rows, len(source)),
+                functools.partial(_placed, runtime, inputs),
+                precision=runtime.autocast,
+                memory=memory if shelf is None else shelf.view(rows, runtime.device),
                 gather=gather,
             )
-            known = to_index[labels].to(self.runtime.device)
-            rows = rows.to(self.runtime.device)
-            yield Batch(passes, gather(known) if gather else known, gather(rows) if gather else rows)
+            yield Batch(passes, known, rows)
+
+    def _decoded(self, source: Source, kept: int = KEPT) -> Pixels | None:
+        """Where images are decoded once and their views made on the device; None where each is read when shown."""
+        fast = self.pixels == "fast" and source.modality == "image"
+        return Pixels(source, self.runtime.device, kept=kept) if fast else None
 
     # -- prediction --------------------------------------------------------------------------------------------------
 
@@ -206,7 +261,8 @@ class Engine:
 
     def features(self, source: Source, *, remember: bool = False) -> Tensor:
         """Features [N, L] of the plain backbone in the test view."""
-        return self.compute(source, (None,), lambda passes: {"features": passes()}, remember=remember)["features"]
+        made = self.compute(source, (None,), lambda passes: {"features": passes()}, remember=remember, shelved=True)
+        return made["features"]
 
     def compute(
         self,
@@ -215,43 +271,95 @@ class Engine:
         read: Callable[[Passes], Mapping[str, Tensor]],
         *,
         remember: bool = False,
+        shelved: bool = False,
     ) -> dict[str, Tensor]:
         """``read`` of every batch in the test view, joined, on the CPU.
 
         With ``remember``, for data that is evaluated again and again, features of frozen branches are computed once per
-        data set; if ``branches`` are all there is to know and all are known, no image is even decoded.
+        data set; if ``branches`` are all there is to know and all are known, no image is even decoded. With either,
+        plain features are looked up and kept on disk, where there is a cache.
+
+        Raises
+        ------
+        DataError
+            The examples are not of the kind that the backbone reads, or beyond what it reads.
         """
+        self._require(source, self.test_view)
         data = source.digest if remember else ""
         frozen = [t for t in branches if t is None or t.frozen]
-        cached = (
-            remember
-            and len(frozen) == len(branches)
-            and all(self.cache.holds("plain" if t is None else t.fingerprint(), data) for t in frozen)
-        )
         spread = self.runtime.world > 1
+        order = self._order(source)
         parts: dict[str, list[Tensor]] = {}
-        with torch.no_grad(), self._bar("evaluation", len(source)) as bar:
-            for start, images in self._test_images(source, cached):
-                stop = min(start + self.eval_batch, len(source))
+        with (
+            torch.no_grad(),
+            self._bar("evaluation", len(source)) as bar,
+            self._shelf(source, remember or shelved) as shelf,
+        ):
+
+            def held(tuning: Tuning | None) -> bool:
+                if tuning is None and shelf is not None:
+                    return shelf.complete
+                return remember and self.cache.holds("plain" if tuning is None else tuning.fingerprint(), data)
+
+            cached = bool(branches) and len(frozen) == len(branches) and all(map(held, frozen))
+            for rows, inputs in self._test_inputs(source, order, cached):
+                memory = self.cache.view(data, rows, len(source)) if remember else None
                 passes = Passes(
                     self.backbone,
-                    images,
+                    inputs,
                     precision=self.runtime.autocast,
-                    memory=self.cache.view(data, torch.arange(start, stop), len(source)) if remember else None,
+                    memory=memory if shelf is None else shelf.view(rows, self.runtime.device, memory),
                     gather=self.runtime.gather if spread else None,
                     part=self.runtime.part if spread else None,
-                    rows=torch.arange(start, stop),
+                    rows=rows,
                 )
                 for name, value in read(passes).items():
                     parts.setdefault(name, []).append(value.float().cpu())
-                bar.update(stop - start)
-        return {name: torch.cat(chunks) for name, chunks in parts.items()}
+                bar.update(len(rows))
+        back = order.argsort()
+        return {name: torch.cat(chunks)[back] for name, chunks in parts.items()}
 
-    def _test_images(self, source: Source, cached: bool) -> Iterator[tuple[int, Tensor]]:
-        """(first row, images) of the batches in order; nothing is decoded when all features are known."""
-        starts = range(0, len(source), self.eval_batch)
+    def _require(self, source: Source, *views: View) -> None:
+        kind = self.backbone.modality
+        if source.modality != kind:
+            name = self.backbone.identity.name
+            other = "'minilm' or 'hf:FOLDER'" if kind == "image" else "'embedded' or a vision transformer of timm's"
+            raise DataError(
+                f"{source.name} holds {source.modality}s, and the backbone {name} reads {kind}s: "
+                f"choose a backbone for {source.modality}s ({other}), or give {kind}s."
+            )
+        for view in views:
+            view.check(source)
+
+    @contextmanager
+    def _shelf(self, source: Source, wanted: bool = True) -> Iterator[Shelf | None]:
+        """What is on disk of ``source``, and a place for what is missing; None without a cache."""
+        if self.disk is None or not wanted:
+            yield None
+            return
+        try:
+            shelf = self.disk.shelf(source, self._conditions.describe())
+        except DataError as error:  # the digest reads the whole data set, of which this pass may need a part
+            warnings.warn(f"No features of {source.name} are looked up or kept: {error}", stacklevel=2)
+            yield None
+            return
+        if self.runtime.world > 1:  # processes may see the folder at different moments, but must pass the same rows
+            counts = self.runtime.sum(shelf.known.long().to(self.runtime.device))
+            shelf.known = (counts == self.runtime.world).cpu()
+        try:
+            yield shelf
+        finally:
+            shelf.close()
+
+    def _order(self, source: Source) -> Tensor:
+        order = self.test_view.order(source)
+        return torch.arange(len(source)) if order is None else torch.from_numpy(order)
+
+    def _test_inputs(self, source: Source, order: Tensor, cached: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows, inputs) of the batches in ``order``; nothing is decoded when all features are known."""
+        batches_of_rows = torch.split(order, self.eval_batch)
         if cached:
-            yield from ((start, torch.empty(0)) for start in starts)
+            yield from ((rows, torch.empty(0)) for rows in batches_of_rows)
             return
         batches = Batches(
             source,
@@ -263,12 +371,24 @@ class Engine:
             workers=self.workers,
             rank=self.runtime.rank,
             world=self.runtime.world,
+            rows=order.numpy(),
+            pixels=None if self.runtime.device.type == "cpu" else self._decoded(source, kept=0),  # each is shown once
         )
-        for start, (_, images, _) in zip(starts, batches, strict=True):
-            yield start, self.runtime.images(images)
+        for rows, (_, inputs, _) in zip(batches_of_rows, batches, strict=True):
+            yield rows, self.runtime.inputs(inputs)
 
     def _bar(self, name: str, total: int) -> Any:
-        return tqdm(total=total, desc=name, unit="img", leave=False, disable=None if self.progress else True)
+        return tqdm(
+            total=total,
+            desc=name,
+            unit="img" if self.backbone.modality == "image" else "text",
+            leave=False,
+            disable=None if self.progress else True,
+        )
+
+
+def _placed(runtime: Runtime, inputs: Tensor | Callable[[], Tensor]) -> Tensor:
+    return runtime.inputs(inputs() if callable(inputs) else inputs)
 
 
 def make_optimizer(

@@ -84,9 +84,10 @@ class Runtime:
         """The precision of backbone passes."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
-    def images(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] to float32 in [0, 1] on the device."""
-        return images.to(self.device, non_blocking=True).float() / 255
+    def inputs(self, inputs: Tensor) -> Tensor:
+        """On the device: images uint8 [B, 3, S, S] as float32 in [0, 1], token ids [B, N] as they are."""
+        inputs = inputs.to(self.device, non_blocking=True)
+        return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
 
     def gather(self, part: Tensor) -> Tensor:
         """The batch's rows of all processes, in order; parts may differ in length by a row or be empty."""

@@ -15,6 +15,11 @@ from evertune.errors import ConfigError, DataError, StorageError, nearest
 Counts = NDArray[np.int64]
 
 FORMAT = "evertune.accuracy-matrix/1"
+FORMAT_AHEAD = "evertune.accuracy-matrix/2"
+"""The second format is written only where a cell above the diagonal was measured: its rows go on past it."""
+
+NOT_MEASURED = -1
+"""In `AccuracyMatrix.counts`, a cell above the diagonal that nobody measured."""
 
 
 class AccuracyMatrix:
@@ -22,6 +27,10 @@ class AccuracyMatrix:
 
     Stage t is the state after task t; group i holds the test examples of task i (its classes, or its domain). A stage
     is evaluated on the groups seen so far, i ≤ t, in class- and domain-incremental streams alike. Both count from 0.
+
+    Groups whose task is yet to come, i > t, may be recorded too (`ahead`): where domains come one after the other, a
+    stage can be asked about the next ones, and forward transfer is defined. Classes never learned have no score, so in
+    a class-incremental stream those cells are 0 by construction and need not be measured.
 
     A *part* is a predictor of its own inside the method ("mixture", "slow", "fast"); parts appear as they are recorded,
     and the `primary` one is the method's answer. All parts are judged on the same test examples.
@@ -49,19 +58,22 @@ class AccuracyMatrix:
         *,
         part: str | None = None,
         name: str | None = None,
+        ahead: bool = False,
     ) -> None:
         """Enter one cell; a cell entered again is replaced.
 
         `total` is the group's number of test examples: the same at every stage and for every part, 0 for a task without
-        test data. `part` is the primary one unless named, `name` what tables and pictures call the group.
+        test data. `part` is the primary one unless named, `name` what tables and pictures call the group. Only with
+        `ahead` may the group be one that the stage has not seen.
 
         Raises DataError where counts are impossible or contradict what was recorded before.
         """
         stage, group, correct, total = _whole(stage=stage, group=group, correct=correct, total=total)
         where = f"stage {stage}, group {group}"
-        if not 0 <= group <= stage:
+        if min(stage, group) < 0 or (group > stage and not ahead):
             raise DataError(
-                f"{where}: a stage is evaluated on the groups seen so far; record group 0 to the stage's own."
+                f"{where}: a stage is evaluated on the groups seen so far; record group 0 to the stage's own. A group "
+                "whose task is yet to come needs ahead=True."
             )
         if not 0 <= correct <= total:
             raise DataError(
@@ -102,8 +114,10 @@ class AccuracyMatrix:
         total = self._totals[group]
         return 100.0 * cells[stage, group] / total if total else math.nan
 
-    def counts(self, part: str | None = None) -> tuple[Counts, Counts]:
-        """The arguments of every metric: correct [T, T] (stage, group; zero above the diagonal) and totals [T].
+    def counts(self, part: str | None = None, *, ahead: bool = False) -> tuple[Counts, Counts]:
+        """The arguments of every metric: correct [T, T] (stage, group) and totals [T].
+
+        Above the diagonal ``correct`` is zero; with ``ahead`` it is what was measured there, and −1 elsewhere.
 
         Raises DataError where a cell on or below the diagonal is missing: a metric over half a stage would mislead.
         """
@@ -116,21 +130,40 @@ class AccuracyMatrix:
                 f"part {part or self.primary!r} lacks the cells (stage, group) {', '.join(missing[:5])}{more}; "
                 "record all groups seen at each stage, for every part."
             )
-        correct = np.zeros((stages, stages), dtype=np.int64)
-        for cell in seen:
-            correct[cell] = cells[cell]
+        correct = np.full((stages, stages), NOT_MEASURED if ahead else 0, dtype=np.int64)
+        for (stage, group), count in cells.items():
+            if group <= stage or (ahead and group < stages):
+                correct[stage, group] = count
         return correct, np.array([self._totals[group] for group in range(stages)], dtype=np.int64)
 
+    def measured(self, stage: int, group: int, part: str | None = None) -> bool:
+        """Whether this cell was recorded."""
+        return (stage, group) in self._cells(part)
+
+    def first(self, stages: int) -> AccuracyMatrix:
+        """The matrix as it was after so many stages, every part and cell above the diagonal included."""
+        early = AccuracyMatrix(self.primary)
+        for part, cells in self._correct.items():
+            for (stage, group), count in cells.items():
+                if stage < stages:
+                    name = self._names.get(group)
+                    early.record(stage, group, count, self._totals[group], part=part, name=name, ahead=True)
+        return early
+
     def to_json(self) -> str:
-        """One line of JSON holding whole numbers and names only; null marks a cell not yet recorded."""
+        """One line of JSON holding whole numbers and names only; null marks a cell not recorded."""
+        ahead = any(group > stage for cells in self._correct.values() for stage, group in cells)
+        groups = range(max(self._totals, default=-1) + 1)
         rows = {
-            part: [[cells.get((stage, group)) for group in range(stage + 1)] for stage in range(self.stages)]
+            part: [
+                [cells.get((stage, group)) for group in (groups if ahead else range(stage + 1))]
+                for stage in range(self.stages)
+            ]
             for part, cells in self._correct.items()
         }
-        groups = range(max(self._totals, default=-1) + 1)
         return json.dumps(
             {
-                "format": FORMAT,
+                "format": FORMAT_AHEAD if ahead else FORMAT,
                 "primary": self.primary,
                 "names": [self._names.get(group) for group in groups],
                 "totals": [self._totals.get(group) for group in groups],
@@ -143,8 +176,9 @@ class AccuracyMatrix:
         """The matrix that `to_json` wrote; StorageError where the text is damaged or of another format."""
         try:
             content: dict[str, Any] = json.loads(text)
-            if content["format"] != FORMAT:
+            if content["format"] not in (FORMAT, FORMAT_AHEAD):
                 raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
+            ahead = content["format"] == FORMAT_AHEAD
             for name in (content["primary"], *filter(None, content["names"])):
                 if not isinstance(name, str):
                     raise ValueError(f"{name!r} is not a name")
@@ -154,7 +188,7 @@ class AccuracyMatrix:
                     for group, correct in enumerate(row):
                         if correct is not None:
                             total, name = content["totals"][group], content["names"][group]
-                            matrix.record(stage, group, correct, total, part=part, name=name)
+                            matrix.record(stage, group, correct, total, part=part, name=name, ahead=ahead)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, DataError) as error:
             reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise StorageError(

@@ -9,6 +9,7 @@ final_accuracy     A_T
 average_accuracy   (1/T) Σ_t A_t
 forgetting         (1/(T−1)) Σ_{i<T} (max_t a_{t,i} − a_{T,i}), t up to T (include_last) or T − 1
 backward_transfer  (1/(T−1)) Σ_{i<T} (a_{T,i} − a_{i,i})
+area_under_curve   ∫ A dn / ∫ dn over the training examples n seen, for streams that are measured while they run
 =================  ====================================================================================
 
 "sample" is top-1 over all test examples seen; both weights agree only where groups are equally large. To get a metric
@@ -22,16 +23,22 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evertune.errors import ConfigError, DataError, nearest
 from evertune.evaluation.matrix import AccuracyMatrix, Counts
+from evertune.evaluation.rates import Rates, accuracies, mean, percent
 
 Weight = Literal["sample", "task"]
+Rule = Literal["trapezoid", "step"]
+
+ROUTER = "router"
+"""The part in which an example is right when its task was inferred rightly (see `Learner.evaluate`)."""
 
 
-def accuracy_curve(correct: Counts, totals: Counts, *, weight: Weight) -> NDArray[np.float64]:
+def accuracy_curve(correct: Counts, totals: Counts, *, weight: Weight, digits: int | None = None) -> Rates:
     """Accuracy [T] after each stage, over the groups seen by then; NaN while none of them has a test example.
+
+    ``digits`` rounds as the code bases do that round early: "sample" the curve, "task" each group before the mean.
 
     >>> accuracy_curve(np.array([[9, 0], [8, 5]]), np.array([10, 5]), weight="sample").round(2).tolist()
     [90.0, 86.67]
@@ -40,11 +47,12 @@ def accuracy_curve(correct: Counts, totals: Counts, *, weight: Weight) -> NDArra
     """
     if weight not in get_args(Weight):
         raise ConfigError(f"unknown weight {weight!r}. {nearest(weight, get_args(Weight))}")
-    accuracies = _accuracies(correct, totals)
+    rates = accuracies(correct, totals, digits=digits)
     if weight == "task":
-        return np.array([_mean(row) for row in accuracies])
+        return np.array([mean(row) for row in rates])
     right, seen = np.tril(correct).sum(axis=1), np.cumsum(totals)
-    return _percent(right, seen, known=seen > 0)
+    curve = percent(right, seen, known=seen > 0)
+    return curve if digits is None else np.around(curve, digits)
 
 
 def final_accuracy(correct: Counts, totals: Counts, *, weight: Weight) -> float:
@@ -54,10 +62,10 @@ def final_accuracy(correct: Counts, totals: Counts, *, weight: Weight) -> float:
 
 def average_accuracy(correct: Counts, totals: Counts, *, weight: Weight) -> float:
     """Mean of the accuracies after each stage, the first included: "average incremental accuracy", Ā."""
-    return _mean(accuracy_curve(correct, totals, weight=weight))
+    return mean(accuracy_curve(correct, totals, weight=weight))
 
 
-def forgetting(correct: Counts, totals: Counts, *, include_last: bool) -> float:
+def forgetting(correct: Counts, totals: Counts, *, include_last: bool, digits: int | None = None) -> float:
     """Mean fall from each earlier group's best accuracy to its last; 0 while there is one stage.
 
     With the last stage among the candidates for the best it is never negative; without, a group that is best at the end
@@ -67,28 +75,76 @@ def forgetting(correct: Counts, totals: Counts, *, include_last: bool) -> float:
     >>> forgetting(correct, totals, include_last=True), forgetting(correct, totals, include_last=False)
     (0.0, -30.0)
     """
-    past = _past(correct, totals)
+    past = accuracies(correct, totals, digits=digits)[:, :-1][:, totals[:-1] > 0]
     if past.shape[1] == 0:
         return 0.0
     best = np.nanmax(past if include_last else past[:-1], axis=0)
     return float(np.mean(best - past[-1]))
 
 
-def backward_transfer(correct: Counts, totals: Counts) -> float:
+def backward_transfer(correct: Counts, totals: Counts, *, digits: int | None = None) -> float:
     """Mean change of each earlier group's accuracy since the stage that learned it; 0 while there is one stage.
 
     >>> backward_transfer(np.array([[5, 0], [8, 9]]), np.array([10, 10]))
     30.0
     """
-    accuracies = _accuracies(correct, totals)
-    change = (accuracies[-1] - np.diag(accuracies))[:-1]
-    return 0.0 if np.isnan(change).all() else _mean(change)
+    rates = accuracies(correct, totals, digits=digits)
+    change = (rates[-1] - np.diag(rates))[:-1]
+    return 0.0 if np.isnan(change).all() else mean(change)
+
+
+def area_under_curve(curve: Rates, examples: Counts, *, rule: Rule = "trapezoid") -> float:
+    """Mean height of an accuracy curve over the training examples seen (A_AUC of Koh et al. 2022, "i-Blurry").
+
+    Unlike the mean over stages it does not favour a stage for being short. Stages without accuracy (NaN) are skipped.
+
+    Parameters
+    ----------
+    curve
+        Accuracy [T] after each stage, in percent.
+    examples
+        Training examples [T] of each stage, at least one.
+    rule
+        "trapezoid": straight lines between the measurements, from the first of them on. "step": each measurement stands
+        for all examples since the one before, which is what the paper's code computes at equal distances.
+
+    >>> area_under_curve(np.array([90.0, 60.0]), np.array([100, 300]))
+    75.0
+    >>> area_under_curve(np.array([90.0, 60.0]), np.array([100, 300]), rule="step")
+    67.5
+    """
+    if rule not in get_args(Rule):
+        raise ConfigError(f"unknown rule {rule!r}. {nearest(rule, get_args(Rule))}")
+    curve, examples = np.asarray(curve, dtype=np.float64), np.asarray(examples)
+    if curve.ndim != 1 or curve.shape != examples.shape or not len(curve):
+        raise DataError(
+            f"curve has shape {curve.shape} and examples {examples.shape}; "
+            "give one number of training examples per stage."
+        )
+    if (examples < 1).any():
+        stage = int(np.argmax(examples < 1))
+        raise DataError(f"stage {stage} has {examples[stage]} training examples; every stage has one at least.")
+    known = ~np.isnan(curve)
+    height, seen = curve[known], np.cumsum(examples)[known]
+    if len(height) < 2:
+        return mean(height)
+    if rule == "step":
+        return float(np.average(height, weights=np.diff(seen, prepend=0)))
+    return float(np.average((height[1:] + height[:-1]) / 2, weights=np.diff(seen)))
 
 
 def summary(matrix: AccuracyMatrix) -> dict[str, dict[str, float]]:
-    """Every metric in percent under the full name of its convention, per part, the primary part first."""
+    """Every metric in percent under the full name of its convention, per part, the primary part first.
+
+    Where the task of each test example was inferred (a part "router"), how often it was found is the primary part's
+    ``task_identity_sample`` and ``task_identity_task``, after the last stage.
+    """
     matrix.counts()  # refuses a matrix that is empty or lacks its primary part
-    return {part: _summary(*matrix.counts(part)) for part in matrix.parts}
+    numbers = {part: _summary(*matrix.counts(part)) for part in matrix.parts}
+    if ROUTER in numbers:
+        for weight in get_args(Weight):
+            numbers[matrix.primary][f"task_identity_{weight}"] = numbers[ROUTER][f"final_accuracy_{weight}"]
+    return numbers
 
 
 def _summary(correct: Counts, totals: Counts) -> dict[str, float]:
@@ -101,42 +157,3 @@ def _summary(correct: Counts, totals: Counts) -> dict[str, float]:
         "forgetting_without_last_stage": forgetting(correct, totals, include_last=False),
         "backward_transfer": backward_transfer(correct, totals),
     }
-
-
-def _accuracies(correct: Counts, totals: Counts) -> NDArray[np.float64]:
-    """a [T, T] in percent, NaN above the diagonal and in columns without test examples."""
-    stages = len(totals)
-    if stages == 0 or totals.ndim != 1 or correct.shape != (stages, stages):
-        raise DataError(
-            f"correct has shape {correct.shape} and totals {totals.shape}; "
-            "metrics need [T, T] and [T] with at least one stage (see AccuracyMatrix.counts)."
-        )
-    if not (np.issubdtype(correct.dtype, np.integer) and np.issubdtype(totals.dtype, np.integer)):
-        raise DataError(f"correct is {correct.dtype} and totals {totals.dtype}; metrics need whole counts, not rates.")
-    seen = np.tri(stages, dtype=bool)
-    impossible = np.argwhere(seen & ((correct < 0) | (correct > totals)))
-    if len(impossible):
-        stage, group = impossible[0]
-        raise DataError(
-            f"stage {stage}, group {group}: {correct[stage, group]} correct of {totals[group]} test examples "
-            "is impossible; check what was counted."
-        )
-    if not totals.any():
-        raise DataError("none of the groups has a test example, so there is no accuracy; give the stream test data.")
-    return _percent(correct, totals, known=seen & (totals > 0))
-
-
-def _percent(correct: Counts, totals: Counts, known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """100 · correct / totals where known, NaN elsewhere."""
-    rates: NDArray[np.float64] = np.divide(100.0 * correct, totals, out=np.full(known.shape, np.nan), where=known)
-    return rates
-
-
-def _past(correct: Counts, totals: Counts) -> NDArray[np.float64]:
-    """The columns of all groups but the last one's that have test examples, [T, at most T − 1]."""
-    return _accuracies(correct, totals)[:, :-1][:, totals[:-1] > 0]
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")

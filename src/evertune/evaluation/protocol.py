@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from evertune.errors import ConfigError, RunError, StorageError
+from evertune.evaluation.protocol_presets import ProtocolPreset, get_preset
+from evertune.evaluation.protocol_text import Difference, differences, lines
 
 REQUIRED = ("stream", "backbone", "preprocessing", "views", "seeds", "metric")
 """Fields every protocol has: a number without them cannot be compared with anything."""
 
 HASH_DIGITS = 12
+DIFFERENCES_SHOWN = 8
 
 
 class Protocol(Mapping[str, Any]):
@@ -64,6 +67,23 @@ class Protocol(Mapping[str, Any]):
             )
         return protocol
 
+    @staticmethod
+    def preset(name: str) -> ProtocolPreset:
+        """The protocol of a paper or peer, ready to be turned into settings; ConfigError for an unknown name.
+
+        >>> Protocol.preset("pilot-1993").learner_options(96)["test_view"]
+        {'size': 96, 'resize': 109, 'interpolation': 'bicubic'}
+        """
+        return get_preset(name)
+
+    def show(self) -> str:
+        """Every field on a line, sorted, long lists shortened and counted."""
+        return "\n".join([f"protocol {self.hash}", *(f"  {line}" for line in lines(json.loads(self._text)))])
+
+    def diff(self, other: Protocol) -> list[Difference]:
+        """What the two say differently, field by field: ours left, the other's right."""
+        return differences(json.loads(self._text), json.loads(other._text))
+
     def __getitem__(self, name: str) -> Any:
         return json.loads(self._text)[name]
 
@@ -95,16 +115,12 @@ def require_same(protocols: Mapping[str, Protocol]) -> None:
     for name, protocol in others:
         if protocol == reference:
             continue
-        before, after = dict(_leaves(reference)), dict(_leaves(protocol))
-        differing = [
-            f"{field} ({_short(before.get(field, 'absent'))} / {_short(after.get(field, 'absent'))})"
-            for field in sorted(before.keys() | after.keys())
-            if field not in before or field not in after or before[field] != after[field]
-        ]
-        more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""
+        differing = [str(one) for one in reference.diff(protocol)]
+        hidden = len(differing) - DIFFERENCES_SHOWN
+        more = f" and {hidden} more" if hidden > 0 else ""
         raise RunError(
             f"{first!r} and {name!r} were measured under different protocols ({reference.hash} / {protocol.hash}); "
-            f"they differ in {', '.join(differing[:8])}{more}. "
+            f"they differ in {', '.join(differing[:DIFFERENCES_SHOWN])}{more}. "
             "Compare runs of one protocol, or ask for the mix explicitly."
         )
 
@@ -127,16 +143,3 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{where}[{position}]") for position, item in enumerate(value)]
     raise ConfigError(f"{where} is a {type(value).__name__}, which has no one spelling; describe it by plain values.")
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every leaf as (dotted path, JSON); a list is one leaf: a class order differs once and not a hundred times."""
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else key)
-    else:
-        yield path, json.dumps(value, ensure_ascii=False)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "…"

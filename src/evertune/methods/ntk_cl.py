@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import CosineHead, HybridFusion, section_scores
+from evertune.methods.config import require
 from evertune.methods.losses import (
     dissimilarity,
     dissimilarity_released,
@@ -76,6 +77,11 @@ class NTKCL(Method):
 
     def __init__(self, config: NTKConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
+        require(
+            config.branch == "channel" or not shape.varies,
+            "ntk_cl does not serve texts: its token-wise subnetwork mixes tokens by their place, and their number "
+            "varies with the text. Its channel-wise subnetwork alone does: branch='channel'.",
+        )
         init, blocks = generators.init, config.blocks
         self.subnetworks = nn.ModuleDict()
         if config.branch != "patch":

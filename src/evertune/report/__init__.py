@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from evertune.report.compare_plots import draw_comparison
+from evertune.report.compare_tables import comparison_csv, comparison_markdown, comparison_table
 from evertune.report.kernel_plots import KernelView, draw_kernel
 from evertune.report.plots import draw_run
-from evertune.report.tables import kernel_table, matrix_table, summary_table
+from evertune.report.tables import conventions_table, formulas_text, kernel_table, matrix_table, summary_table
 
-__all__ = ["KernelView", "draw_kernel", "draw_run", "kernel_table", "matrix_table", "summary_table"]
+__all__ = [
+    "KernelView",
+    "comparison_csv",
+    "comparison_markdown",
+    "comparison_table",
+    "conventions_table",
+    "draw_comparison",
+    "draw_kernel",
+    "draw_run",
+    "formulas_text",
+    "kernel_table",
+    "matrix_table",
+    "summary_table",
+]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from evertune.evaluation import AccuracyMatrix, accuracy_curve
 
 LABELS = {
@@ -16,22 +18,43 @@ LABELS = {
     "forgetting_with_last_stage": "forgetting, last stage in the best",
     "forgetting_without_last_stage": "forgetting, last stage not in the best",
     "backward_transfer": "backward transfer",
+    "task_identity_sample": "task found, over test examples",
+    "task_identity_task": "task found, mean of tasks",
+}
+
+MOST_COLUMNS = 40
+"""A table with more groups than this cannot be read; streams in small chunks have hundreds."""
+
+QUANTITIES = {
+    "final_accuracy": "final accuracy",
+    "average_accuracy": "average accuracy",
+    "forgetting": "forgetting",
+    "backward_transfer": "backward transfer",
+    "forward_transfer": "forward transfer",
 }
 
 
 def matrix_table(matrix: AccuracyMatrix, part: str | None = None) -> str:
     """One row per stage, one column per group; then top-1 over all test examples seen and the mean of the groups seen.
 
-    `part` is the primary one unless named; a dash marks a group without test examples.
+    `part` is the primary one unless named; a dash marks a group without test examples, parentheses one whose task was
+    yet to come. With very many stages there are some of the rows, and no columns of groups.
     """
     correct, totals = matrix.counts(part)
     over_samples = accuracy_curve(correct, totals, weight="sample")
     over_tasks = accuracy_curve(correct, totals, weight="task")
+    if matrix.stages > MOST_COLUMNS:
+        shown = np.unique(np.linspace(0, matrix.stages - 1, MOST_COLUMNS // 2).round().astype(int)).tolist()
+        rows = [
+            [str(stage + 1), _clip(matrix.names[stage]), _number(over_samples[stage]), _number(over_tasks[stage])]
+            for stage in shown
+        ]
+        return _table(["after", "", "all", "mean"], rows, [f"of {matrix.stages}", "", "", ""])
     header = ["after", *(_clip(name) for name in matrix.names), "all", "mean"]
     body = [
         [
             _clip(name),
-            *(_number(matrix.accuracy(stage, group, part)) if group <= stage else "" for group in range(matrix.stages)),
+            *(_cell(matrix, stage, group, part) for group in range(matrix.stages)),
             _number(over_samples[stage]),
             _number(over_tasks[stage]),
         ]
@@ -50,6 +73,41 @@ def summary_table(summary: Mapping[str, Mapping[str, float]]) -> str:
         for metric in metrics
     ]
     return _table(["percent", *parts], body)
+
+
+def conventions_table(printed: Mapping[str, Mapping[str, Any]], *, across: int = 6) -> str:
+    """One column per convention, in blocks of `across`; `printed` is what `evertune.evaluation.what_would_print` gives.
+
+    A blank is a number that the code base does not print, a dash one that needs what was not measured, which is said
+    below. Values have the decimals they are printed with, two to four where they are not rounded.
+    """
+    names = list(printed)
+    blocks = [names[start : start + across] for start in range(0, len(names), across)]
+    tables = []
+    for block in blocks:
+        rows = [quantity for quantity in QUANTITIES if any(quantity in printed[name]["numbers"] for name in block)]
+        body = [
+            [QUANTITIES[quantity], *(_printed(printed[name]["numbers"].get(quantity)) for name in block)]
+            for quantity in rows
+        ]
+        tables.append(_table(["percent", *block], body))
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        for quantity, number in printed[name]["numbers"].items():
+            if number["value"] is None:
+                reasons.setdefault(f"{QUANTITIES[quantity]} {number['reason']}", []).append(name)
+    missing = "\n".join(f"- {reason}: {', '.join(who)}" for reason, who in reasons.items())
+    return "\n\n".join([*tables, *([missing] if missing else [])])
+
+
+def formulas_text(printed: Mapping[str, Mapping[str, Any]]) -> str:
+    """Source, formulas and note of each convention, one line each."""
+    lines = []
+    for name, told in printed.items():
+        lines.append(f"{name}: {told['source']}")
+        lines += [f"  {QUANTITIES[quantity]:18}{number['formula']}" for quantity, number in told["numbers"].items()]
+        lines += [f"  {told['note']}"] if told["note"] else []
+    return "\n".join(lines)
 
 
 def kernel_table(numbers: Mapping[str, Any]) -> str:
@@ -95,6 +153,23 @@ def _table(header: Sequence[str], body: Sequence[Sequence[str]], footer: Sequenc
     if footer:
         lines.insert(-1, rule)
     return "\n".join(lines)
+
+
+def _cell(matrix: AccuracyMatrix, stage: int, group: int, part: str | None) -> str:
+    if group > stage:
+        return f"({_number(matrix.accuracy(stage, group, part))})" if matrix.measured(stage, group, part) else ""
+    return _number(matrix.accuracy(stage, group, part))
+
+
+def _printed(number: Mapping[str, Any] | None) -> str:
+    if number is None:
+        return ""
+    value, digits = number["value"], number["digits"]
+    if value is None:
+        return "-"
+    if digits is None:
+        digits = max(2, len(f"{value:.4f}".rstrip("0").partition(".")[2]))
+    return f"{value:.{digits}f}"
 
 
 def _number(value: float, places: int = 1) -> str:

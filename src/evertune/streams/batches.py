@@ -12,14 +12,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from evertune.errors import ConfigError, DataError
+from evertune.streams.pixels import Pixels
 from evertune.streams.source import Source, positions
-from evertune.streams.views import View
+from evertune.streams.views import TestView, TrainView, View
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Batches:
-    """One epoch of mini-batches: rows int64 [B] in the source, images uint8 [B, 3, size, size], labels int64 [B].
+    """One epoch of mini-batches: rows int64 [B] in the source, inputs, labels int64 [B].
+
+    The inputs are what the view makes of a batch: images uint8 [B, 3, size, size], or token ids int64 [B, N].
 
     The order is drawn from (seed, epoch) and the view of an example from (seed, epoch, row), so batches depend neither
     on the number of loader processes nor on that of ranks: the rows of a batch are divided contiguously over ``world``
@@ -34,6 +37,7 @@ class Batches:
     drop_last : leave out a last batch that is not full.
     rows : only these rows of the source.
     view_epoch : the views of another epoch than that of the order.
+    pixels : where the source's decoded images are kept; the views are then made there, the same, on its device.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Batches:
         drop_last: bool = False,
         rows: ArrayLike | None = None,
         view_epoch: int | None = None,
+        pixels: Pixels | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
@@ -73,6 +78,7 @@ class Batches:
         self.source = source
         self.view = view
         self.workers = workers
+        self.pixels = pixels
         self._entropy = (*seed, epoch if view_epoch is None else view_epoch)
         whole = len(order) - len(order) % batch_size if drop_last else len(order)
         batches = (order[start : start + batch_size] for start in range(0, whole, batch_size))
@@ -83,6 +89,11 @@ class Batches:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.pixels is not None and isinstance(self.view, TrainView | TestView):
+            shown = self.pixels.batches(self.view, self._rows, self._entropy, self.workers)
+            for chosen, images in zip(self._rows, shown, strict=True):
+                yield torch.tensor(chosen, dtype=torch.int64), images, torch.from_numpy(self.source.labels[chosen])
+            return
         loader = DataLoader(
             _Examples(self.source, self.view, self._entropy),
             batch_sampler=self._rows,
@@ -90,14 +101,14 @@ class Batches:
             collate_fn=_as_is,
             generator=torch.Generator(),  # without its own, a loader draws from the global generator
         )
-        for rows, images in loader:
-            if isinstance(images, DataError):
-                raise images
-            yield rows, images, torch.from_numpy(self.source.labels[rows.numpy()])
+        for rows, inputs in loader:
+            if isinstance(inputs, DataError):
+                raise inputs
+            yield rows, inputs, torch.from_numpy(self.source.labels[rows.numpy()])
 
 
 class _Examples(Dataset[Tensor]):
-    """What a loader process holds: it makes the images of a whole batch, or the error that stopped it.
+    """What a loader process holds: it makes the inputs of a whole batch, or the error that stopped it.
 
     An error travels as a value: raised in a loader process, it would reach the user as a wall of traceback.
     """
@@ -114,13 +125,11 @@ class _Examples(Dataset[Tensor]):
         return self.view(self.source.load(row), np.random.default_rng((*self.entropy, row)))
 
     def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor | DataError]:
-        images = torch.empty(len(rows), 3, self.view.size, self.view.size, dtype=torch.uint8)
         try:
-            for image, row in zip(images, rows, strict=True):
-                image.copy_(self[row])
+            inputs = self.view.collate([self[row] for row in rows])
         except DataError as error:
             return torch.tensor(rows, dtype=torch.int64), error
-        return torch.tensor(rows, dtype=torch.int64), images
+        return torch.tensor(rows, dtype=torch.int64), inputs
 
 
 def _as_is(batch: Any) -> Any:

@@ -21,7 +21,7 @@ class Renamed(Source):
         self.name = source.name
         self.classes = check_names(classes, source.name)
         self.labels = source.labels
-        self.domains, self.domain_names = source.domains, source.domain_names
+        self.domains, self.domain_names, self.times = source.domains, source.domain_names, source.times
         self.skipped = source.skipped
 
     def load(self, index: int) -> Example:
@@ -29,6 +29,12 @@ class Renamed(Source):
 
     def describe(self, index: int) -> str:
         return self.source.describe(index)
+
+    def identify(self, index: int) -> str:
+        return self.source.identify(index)
+
+    def content(self, index: int) -> bytes:
+        return self.source.content(index)
 
     def _digest(self) -> str:
         return hashlib.sha256("\0".join((self.source.digest, *self.classes)).encode()).hexdigest()

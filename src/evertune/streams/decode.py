@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, BinaryIO
 
@@ -17,6 +18,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif"}
 )
+MAX_PIXELS = 89_478_485
+"""Width times height of the largest image that is decoded unless told otherwise: Pillow's number, 256 MiB in RGB."""
 
 
 @cache
@@ -25,7 +28,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def find_problem(file: BinaryIO) -> str | None:
+def find_problem(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> str | None:
     """Why this file cannot be used, from its header and checksums only; None if nothing is wrong so far.
 
     Pixels are not decoded, so a JPEG cut off in its middle passes here and is refused by :func:`decode`.
@@ -34,14 +37,12 @@ def find_problem(file: BinaryIO) -> str | None:
         return "the file is empty (0 bytes)"
     file.seek(0)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_formats()) as image:
-                if image.mode == "F":
-                    return "its pixels are floating-point numbers; convert it to 8 or 16 bits"
-                image.verify()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return f"it would unpack to more than {Image.MAX_IMAGE_PIXELS} pixels"
+        with _opened(file, max_pixels) as image:
+            if image.mode == "F":
+                return "its pixels are floating-point numbers; convert it to 8 or 16 bits"
+            image.verify()
+    except _TooLarge as error:
+        return str(error)
     except UnidentifiedImageError:
         return "it is not an image of a known format, or one without pixels"
     except Exception as error:  # whatever a decoder raises on broken bytes, it means the same
@@ -49,19 +50,46 @@ def find_problem(file: BinaryIO) -> str | None:
     return None
 
 
-def decode(file: BinaryIO, where: str) -> Image.Image:
+def decode(file: BinaryIO, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in a file, in RGB. Raises DataError naming ``where`` if the bytes do not make an image.
 
     The orientation tag of cameras (EXIF) is not applied, as in torchvision's image folders.
     """
     try:
-        image: Image.Image = Image.open(file, formats=_formats())
-        image.load()
-        return to_rgb(image)
+        with _opened(file, max_pixels) as image:
+            image.load()
+            return to_rgb(image)
     except Exception as error:  # as above: hostile or broken bytes can raise nearly anything
         raise DataError(
             f"{where} cannot be read as an image ({error}). Repair or remove the file, then run again."
         ) from error
+
+
+class _TooLarge(Exception):
+    pass
+
+
+@contextmanager
+def _opened(file: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
+    """The image of a file, its header read; the bound on its pixels is ours instead of Pillow's."""
+    theirs = Image.MAX_IMAGE_PIXELS
+    raised = theirs is not None and theirs < max_pixels
+    if raised:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        image = Image.open(file, formats=_formats())
+        if image.width * image.height > max_pixels:
+            raise _TooLarge(_too_large(max_pixels))
+        yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _TooLarge(_too_large(max_pixels)) from error
+    finally:
+        if raised:
+            Image.MAX_IMAGE_PIXELS = theirs
+
+
+def _too_large(max_pixels: int) -> str:
+    return f"it would unpack to more than {max_pixels} pixels; a higher bound can be set with max_pixels"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

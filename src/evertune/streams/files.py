@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from evertune.errors import DataError
-from evertune.streams.decode import decode
+from evertune.streams.decode import MAX_PIXELS, decode
 from evertune.streams.source import IntArray, Source
+from evertune.streams.strings import Strings
 
 _DEEPEST = 4  # split / domain / class / file: links that lead back up cannot make a walk endless
 _LARGEST = 1 << 29  # bytes of one unpacked file of a zip
+_MOST = 64 << 30  # bytes of all unpacked files of a zip
+_MOST_RATIO, _RATIO_FROM = 200, 1 << 30  # all of them against the zip, looked at where they are a GiB and more
 _IGNORED = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
@@ -38,39 +44,57 @@ class Store(ABC):
 
 
 class Folder(Store):
-    """The files below a folder; hidden ones and those of file managers are ignored."""
+    """The files below a folder; hidden ones and those of file managers are ignored.
 
-    def __init__(self, path: Path, files: Sequence[str] | None = None) -> None:
+    A link that leads outside the folder is refused, unless ``follow_links``. ``files`` names them where they need not
+    be searched.
+    """
+
+    def __init__(self, path: Path, files: Sequence[str] | None = None, *, follow_links: bool = False) -> None:
         self.path = path
+        self.follow_links = follow_links
+        self._real = os.path.realpath(path)
         if files is not None:  # a list made by another library: no need to walk
             self.files = tuple(files)
             return
         empty: list[str] = []
         try:
-            self.files = tuple(sorted(_walk(path, "", 1, empty), key=_sort_key))
+            self.files = tuple(sorted(self._walk(path, "", 1, empty), key=_sort_key))
         except OSError as error:
             raise DataError(f"{error.filename or path} cannot be listed ({error.strerror}).") from error
         self.empty_folders = tuple(sorted(empty))
 
     def open(self, file: str) -> BinaryIO:
+        target = self.path / file
+        if not self.follow_links:
+            self._require_inside(target, self.describe(file))
         try:
-            return (self.path / file).open("rb")
+            return target.open("rb")
         except OSError as error:
             raise DataError(f"{self.describe(file)} cannot be opened ({error.strerror}).") from error
 
+    def _walk(self, folder: Path, prefix: str, depth: int, empty: list[str]) -> Iterator[str]:
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not _hidden(entry.name)]
+        if not entries and prefix:
+            empty.append(prefix.rstrip("/"))
+        for entry in entries:
+            if entry.is_file() or (entry.is_symlink() and not entry.is_dir()):  # pipes and sockets would block
+                yield prefix + entry.name
+            elif entry.is_dir() and depth <= _DEEPEST:
+                if entry.is_symlink() and not self.follow_links:
+                    self._require_inside(Path(entry.path), f"{self.path}/{prefix}{entry.name}")
+                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/", depth + 1, empty)
+            elif entry.is_dir():
+                yield prefix + entry.name  # deeper than any layout: whoever reads the names will say so
 
-def _walk(folder: Path, prefix: str, depth: int, empty: list[str]) -> Iterator[str]:
-    with os.scandir(folder) as listing:
-        entries = [entry for entry in listing if not _hidden(entry.name)]
-    if not entries and prefix:
-        empty.append(prefix.rstrip("/"))
-    for entry in entries:
-        if entry.is_file() or (entry.is_symlink() and not entry.is_dir()):  # pipes and sockets would block
-            yield prefix + entry.name
-        elif entry.is_dir() and depth <= _DEEPEST:
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", depth + 1, empty)
-        elif entry.is_dir():
-            yield prefix + entry.name  # deeper than any layout: whoever reads the names will say so
+    def _require_inside(self, target: Path, where: str) -> None:
+        real = os.path.realpath(target)
+        if not real.startswith(self._real.rstrip(os.sep) + os.sep) and real != self._real:
+            raise DataError(
+                f"{where} is a link that leads outside {self.path}, to {real}. Copy it there, or allow such links "
+                f"with follow_links=True (--follow-links)."
+            )
 
 
 class Zip(Store):
@@ -80,9 +104,13 @@ class Zip(Store):
         self.path = path
         self._prefix = ""
         self._handle: tuple[int, zipfile.ZipFile] | None = None
-        members = [info.filename for info in self._zip().infolist() if not info.is_dir()]
-        for member in members:
-            check_path(member, f"{path}: a member")
+        infos = [info for info in self._zip().infolist() if not info.is_dir()]
+        members = [info.filename for info in infos]
+        for info in infos:
+            check_path(info.filename, f"{path}: a member")
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise DataError(f"{path}: {info.filename} is a link; make the zip again with what it leads to.")
+        _check_size(path, sum(info.file_size for info in infos))
         if len(set(members)) < len(members):
             twice = next(member for member in members if members.count(member) > 1)
             raise DataError(f"{path} holds {twice} more than once; make the zip again.")
@@ -126,6 +154,21 @@ class Zip(Store):
         return self.__dict__ | {"_handle": None}
 
 
+def _check_size(path: Path, size: int) -> None:
+    """Refuse a zip by what its directory says it holds; what a member then really unpacks to is held to that."""
+    packed = max(path.stat().st_size, 1)
+    if size > _MOST:
+        raise DataError(
+            f"{path} would unpack to {size >> 20} MiB, more than the {_MOST >> 20} that are accepted. Unpack it "
+            f"yourself and name the folder, if you trust it."
+        )
+    if size > _RATIO_FROM and size > _MOST_RATIO * packed:
+        raise DataError(
+            f"{path} would unpack to {size // packed} times its size; more than {_MOST_RATIO} is refused as a zip "
+            f"bomb. Unpack it yourself and name the folder, if you trust it."
+        )
+
+
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name in _IGNORED
 
@@ -136,9 +179,8 @@ def _sort_key(file: str) -> list[str]:
 
 def check_path(file: str, where: str) -> None:
     """Refuse names that could lead outside their folder or zip."""
-    parts = PurePosixPath(file).parts
-    drive = file[1:2] == ":"
-    if not file or "\0" in file or "\\" in file or ".." in parts or file.startswith("/") or drive:
+    outside = file.startswith("/") or file[1:2] == ":" or (".." in file and ".." in file.split("/"))
+    if not file or "\0" in file or "\\" in file or outside:
         raise DataError(f"{where} is named {file!r}: only relative names without '..' are read.")
 
 
@@ -158,24 +200,35 @@ class FileSource(Source):
         domains: IntArray | None = None,
         domain_names: Sequence[str] = (),
         skipped: Sequence[str] = (),
+        times: NDArray[np.float64] | None = None,
+        max_pixels: int = MAX_PIXELS,
         name: str | None = None,
     ) -> None:
         self.store = store
-        self.files = tuple(files)
+        self.files = files if isinstance(files, Strings) else tuple(files)
         self.labels = labels
         self.classes = tuple(classes)
         self.domains = domains
         self.domain_names = tuple(domain_names)
+        self.times = times
+        self.max_pixels = max_pixels
         self.skipped = tuple(skipped)
         self.name = name or store.path.name
 
     def load(self, index: int) -> Image.Image:
         file = self.files[index]
         with self.store.open(file) as stream:
-            return decode(stream, self.store.describe(file))
+            return decode(stream, self.store.describe(file), self.max_pixels)
 
     def describe(self, index: int) -> str:
         return self.store.describe(self.files[index])
+
+    def identify(self, index: int) -> str:
+        return f"{self.key}{self.files[index]}"
+
+    def content(self, index: int) -> bytes:
+        with self.store.open(self.files[index]) as stream:
+            return stream.read()
 
     def _digest(self) -> str:
         digest = hashlib.sha256("\0".join(self.classes).encode())

@@ -7,7 +7,6 @@ libraries after a checksum of what was downloaded. Nothing is downloaded unless 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,7 @@ from numpy.typing import NDArray
 
 from evertune.errors import DataError, nearest
 from evertune.streams.arrays import ArraySource
-from evertune.streams.files import FileSource, Folder
-from evertune.streams.layout import stratified_rows
+from evertune.streams.objects import from_torchvision
 from evertune.streams.source import Source
 
 
@@ -54,20 +52,18 @@ _SKLEARN = ("digits", "olivetti_faces", "lfw_people")
 NAMES = tuple(sorted((*_VISION, *_SKLEARN)))
 
 
-def open_named(
-    name: str, *, root: Path | None, download: bool, test_fraction: float, seed: int
-) -> tuple[Source, Source]:
-    """Train and test of a set by name (see :func:`evertune.streams.open_data`)."""
+def open_named(name: str, *, root: Path | None, download: bool) -> dict[str, Source]:
+    """The parts of a set by name (see :func:`evertune.streams.open_data`); one that is not divided is "train" alone."""
     if name not in NAMES:
         raise DataError(f"{name!r} is neither a file or folder nor a known data set. {nearest(name, NAMES)}")
     if name == "digits":
         return _digits()
     if name in _SKLEARN:
         return _faces(name, root, download)
-    return _vision(name, root, download, test_fraction, seed)
+    return _vision(name, root, download)
 
 
-def _digits() -> tuple[Source, Source]:
+def _digits() -> dict[str, Source]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -75,7 +71,7 @@ def _digits() -> tuple[Source, Source]:
     return _stratified(images, digits.target, [str(name) for name in digits.target_names], "digits")
 
 
-def _faces(name: str, root: Path | None, download: bool) -> tuple[Source, Source]:
+def _faces(name: str, root: Path | None, download: bool) -> dict[str, Source]:
     from sklearn import datasets
 
     try:
@@ -94,22 +90,22 @@ def _faces(name: str, root: Path | None, download: bool) -> tuple[Source, Source
     return _stratified(np.rint(images * scale).astype(np.uint8), faces.target, people, name)
 
 
-def _stratified(x: NDArray[Any], y: NDArray[Any], names: Sequence[str], name: str) -> tuple[Source, Source]:
+def _stratified(x: NDArray[Any], y: NDArray[Any], names: Sequence[str], name: str) -> dict[str, Source]:
     """70 % train, 30 % test, stratified, seed 0: the split by which scikit-learn's sets are usually reported."""
     from sklearn.model_selection import train_test_split
 
     train, test = train_test_split(np.arange(len(y)), test_size=0.3, random_state=0, stratify=y)
-    return (
-        ArraySource(x[train], y[train], names, name=f"{name} train"),
-        ArraySource(x[test], y[test], names, name=f"{name} test"),
-    )
+    return {
+        part: ArraySource(x[rows], y[rows], names, name=f"{name} {part}")
+        for part, rows in (("train", train), ("test", test))
+    }
 
 
-def _vision(name: str, root: Path | None, download: bool, test_fraction: float, seed: int) -> tuple[Source, Source]:
+def _vision(name: str, root: Path | None, download: bool) -> dict[str, Source]:
     known = _VISION[name]
     build = getattr(importlib.import_module("torchvision.datasets"), known.name)
     home = (root or Path("~/.cache/evertune/data")).expanduser()
-    parts: list[Source] = []
+    parts: dict[str, Source] = {}
     for part, options in (("train", known.train), ("test", known.test)):
         if options is None:
             continue
@@ -117,17 +113,8 @@ def _vision(name: str, root: Path | None, download: bool, test_fraction: float, 
             dataset = build(root=str(home), download=download, **options)
         except (RuntimeError, OSError) as error:
             raise _missing(name, home, error, download) from error
-        parts.append(_from_torchvision(dataset, f"{name} {part}"))
-    if known.test is None:
-        return _split(parts[0], test_fraction, seed)
-    return parts[0], parts[1]
-
-
-def _split(source: Source, test_fraction: float, seed: int) -> tuple[Source, Source]:
-    groups = [source.classes[label] for label in source.labels]
-    test = np.zeros(len(source), dtype=bool)
-    test[stratified_rows(groups, test_fraction, seed)] = True
-    return source.select(~test), source.select(test)
+        parts[part] = from_torchvision(dataset, f"{name} {part}")
+    return parts
 
 
 def _missing(name: str, home: Path, error: Exception, download: bool) -> DataError:
@@ -137,20 +124,3 @@ def _missing(name: str, home: Path, error: Exception, download: bool) -> DataErr
         f"{name!r} is not in {home} ({error}). Ask for the download with download=True, "
         f"or name the folder that holds it with root."
     )
-
-
-def _from_torchvision(dataset: Any, name: str) -> Source:
-    """A torchvision set as a source: its array of pixels or its list of files, with its own order and class names."""
-    samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
-    if samples is not None:
-        files, labels = [file for file, _ in samples], [label for _, label in samples]
-    else:
-        files = next((getattr(dataset, key) for key in ("_image_files", "_images") if hasattr(dataset, key)), [])
-        labels = next(getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key))
-    y = np.asarray(labels, dtype=np.int64)
-    names = [str(label) for label in getattr(dataset, "classes", range(int(y.max()) + 1))]
-    if files:
-        home = os.path.abspath(os.path.commonpath([os.path.dirname(file) for file in files]))
-        relative = [os.path.relpath(os.path.abspath(file), home).replace(os.sep, "/") for file in files]
-        return FileSource(Folder(Path(home), files=relative), relative, y, names, name=name)
-    return ArraySource(np.asarray(dataset.data), y, names, name=name)

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,9 @@ class Source(ABC):
     labels: IntArray  # [N]
     domains: IntArray | None = None  # [N]
     domain_names: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()  # files left out by skip_bad, each with its reason
+    times: NDArray[np.float64] | None = None  # [N], when each example was made, for data that says so: rows ascend
+    skipped: tuple[str, ...] = ()  # files and rows left out by skip_bad, each with its reason
+    key: str = ""  # what names of identify() begin with: "train/" where two parts count their rows alike
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,6 +49,20 @@ class Source(ABC):
     @abstractmethod
     def describe(self, index: int) -> str:
         """Where one row comes from, for messages: "photos/cat/3.png" or "train row 17"."""
+
+    def identify(self, index: int) -> str:
+        """The name of one row within its data set, the same wherever the data lies: "cat/3.png" or "train/17"."""
+        return f"{self.key}{index}"
+
+    def content(self, index: int) -> bytes:
+        """One row as bytes, to tell whether two are the same: those of its file, its pixels, or its text in UTF-8.
+
+        Raises DataError naming the row or file if it cannot be read.
+        """
+        example = self.load(index)
+        if isinstance(example, str):
+            return example.encode()
+        return f"{example.size}".encode() + example.tobytes()
 
     @cached_property
     def digest(self) -> str:
@@ -71,8 +87,14 @@ class Source(ABC):
     def rows_of(self, names: Sequence[str]) -> IntArray:
         """Rows that carry one of these class names, in file order; names the source does not know have no rows."""
         asked = set(names)
-        wanted = np.array([name in asked for name in self.classes], dtype=bool)
-        return np.flatnonzero(wanted[self.labels])
+        order, starts = self._by_class
+        groups = [order[starts[i] : starts[i + 1]] for i, name in enumerate(self.classes) if name in asked]
+        return np.sort(np.concatenate(groups)) if groups else np.zeros(0, np.int64)
+
+    @cached_property
+    def _by_class(self) -> tuple[IntArray, IntArray]:
+        """All rows, class after class, and where each class begins: looked up, a group costs its own rows only."""
+        return np.argsort(self.labels, kind="stable"), np.concatenate([[0], np.cumsum(self.counts())])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {len(self)} {self.modality}s, {len(self.present())} classes>"
@@ -89,6 +111,7 @@ class Subset(Source):
         self.domain_names = source.domain_names
         self.labels = source.labels[chosen]
         self.domains = None if source.domains is None else source.domains[chosen]
+        self.times = None if source.times is None else source.times[chosen]
         self.source: Source = source.source if isinstance(source, Subset) else source
         self.rows: IntArray = source.rows[chosen] if isinstance(source, Subset) else chosen
 
@@ -97,6 +120,12 @@ class Subset(Source):
 
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.rows[index]))
+
+    def identify(self, index: int) -> str:
+        return self.key + self.source.identify(int(self.rows[index]))
+
+    def content(self, index: int) -> bytes:
+        return self.source.content(int(self.rows[index]))
 
     def _digest(self) -> str:
         return hashlib.sha256(self.source.digest.encode() + self.rows.astype("<i8").tobytes()).hexdigest()
@@ -132,23 +161,24 @@ def encode(values: ArrayLike, names: Sequence[str] | None, where: str) -> tuple[
     >>> encode(["dog", "cat", "dog"], None, "labels")
     (array([1, 0, 1]), ('cat', 'dog'))
     """
-    given = np.asarray(values)
+    given = _one_kind(values, where)
     if given.ndim == 2 and given.shape[1] == 1:
         given = given[:, 0]
-    if given.dtype == object and all(isinstance(value, str) for value in given.flat):
-        given = given.astype(str)
-    if given.ndim != 1 or given.dtype.kind not in "iuU":
+    if given.ndim != 1 or not (given.dtype.kind in "iuU" or _names(given)):
         raise DataError(
             f"{where}: labels must be one name or one whole number per row, not {given.dtype} of shape {given.shape}."
         )
     table = None if names is None else check_names(names, where)
-    if given.dtype.kind == "U":
-        table = tuple(str(value) for value in np.unique(given)) if table is None else table
+    if given.dtype.kind in "UO":
+        if table is None:
+            table = tuple(sorted({str(value) for value in given}))
         position = {name: i for i, name in enumerate(table)}
-        for row, value in enumerate(given):
-            if value not in position:
-                raise DataError(f"{where} row {row}: {str(value)!r} is not a class name. {nearest(str(value), table)}")
-        return np.array([position[value] for value in given], dtype=np.int64), table
+        labels = np.fromiter((position.get(value, -1) for value in given), np.int64, len(given))
+        unknown = np.flatnonzero(labels < 0)
+        if len(unknown):
+            value = str(given[unknown[0]])
+            raise DataError(f"{where} row {unknown[0]}: {value!r} is not a class name. {nearest(value, table)}")
+        return labels, table
     negative = np.flatnonzero(given < 0)
     if len(negative):
         raise DataError(
@@ -164,6 +194,30 @@ def encode(values: ArrayLike, names: Sequence[str] | None, where: str) -> tuple[
             f"so labels go from 0 to {len(table) - 1}."
         )
     return given.astype(np.int64), table
+
+
+def _one_kind(values: ArrayLike, where: str) -> NDArray[Any]:
+    """The values as an array; DataError naming two rows if some are names and some are numbers.
+
+    A list of names stays a list of pointers: numpy's own would give each row the room of the longest.
+    """
+    if isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.dtype == object):
+        named = [isinstance(value, str) for value in values]
+        if named and all(named):
+            given = np.empty(len(named), dtype=object)
+            given[:] = values
+            return given
+        if any(named):
+            one, other = named.index(True), named.index(False)
+            raise DataError(
+                f"{where} mix names and numbers: row {one} has {values[one]!r}, row {other} has {values[other]!r}. "
+                f"Write all of them as names, or all as whole numbers."
+            )
+    return np.asarray(values)
+
+
+def _names(given: NDArray[Any]) -> bool:
+    return given.dtype == object and all(isinstance(value, str) for value in given.flat)
 
 
 def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:

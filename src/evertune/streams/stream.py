@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evertune.errors import StreamError, nearest
+from evertune.errors import StreamError
+from evertune.streams import plan
 from evertune.streams.chain import chained
+from evertune.streams.groups import class_groups
+from evertune.streams.longtail import Tail, long_tailed
+from evertune.streams.online import chunks
+from evertune.streams.order import arrange, few_per_class, first_per_class
+from evertune.streams.refusals import require_data, require_domains, require_new
 from evertune.streams.source import Source
 from evertune.streams.task import Kind, Task, require_seen, some, warn_if_single
+from evertune.streams.times import rows_by_time
+
+PLAIN = {"kind", "first", "increment", "order_seed", "order", "train_per_class"}
+"""Settings of streams whose order of arrival is told by their classes and tasks."""
+
+TASK_COUNT = "task_count"
+"""The setting ``tasks`` in a description, whose ``tasks`` are what became of it."""
 
 
 class Stream(Sequence[Task]):
     """Tasks in order of arrival, all of one kind.
 
-    Made from one data set by :meth:`class_incremental` or :meth:`domain_incremental`, from several by :meth:`chain`, or
-    from tasks. Each class of a class-incremental stream belongs to one task. ``classes`` holds all names in order of
-    arrival.
+    Of kind ``"class"`` every task brings new classes, and each class belongs to one task; of kind ``"domain"`` a task
+    is a domain; of kind ``"mixed"`` a task brings anything: new classes, new domains, more of what is known. A task's
+    own test examples, of classes seen so far, are one group of the accuracy matrix. ``classes`` holds all names in
+    order of arrival, ``settings`` what :func:`evertune.streams.make_stream` makes the stream again from.
+
+    Made from one data set by :meth:`class_incremental`, :meth:`domain_incremental`, :meth:`class_and_domain`,
+    :meth:`more_data`, :meth:`by_time` or :meth:`blurry`; from folders or tasks by :meth:`of`; from other streams by
+    :meth:`chain` and :meth:`online`.
     """
 
     def __init__(
@@ -42,11 +61,11 @@ class Stream(Sequence[Task]):
                     f"Task {task.name!r} is of kind {task.kind!r} in a stream of kind {self.kind!r}; all must agree."
                 )
             if self.kind == "class":
-                _require_new(task, owner)
+                require_new(task, owner)
             for name in task.classes:
                 owner.setdefault(name, task)
             if task.test is not None:
-                require_seen(task.test, tuple(owner), f"Task {task.name!r}")
+                require_seen(task.test, owner, f"Task {task.name!r}")
         self.classes = tuple(owner)
         if len(self.classes) < 2:
             raise StreamError(
@@ -60,45 +79,75 @@ class Stream(Sequence[Task]):
         train: Source,
         test: Source | None,
         *,
-        first: int,
-        increment: int,
+        first: int | None = None,
+        increment: int | None = None,
+        sizes: Sequence[int] | None = None,
+        groups: Sequence[Sequence[str]] | None = None,
+        group_by: str | None = None,
         order_seed: int | None = 1993,
         order: Sequence[str] | None = None,
         train_per_class: int | None = None,
+        shots: int | None = None,
+        shot_seed: int = 0,
+        imbalance: float | None = None,
+        imbalance_seed: int = 0,
+        imbalance_order: Tail = "shuffled",
     ) -> Stream:
-        """Classes arrive in groups: ``first`` of them, then ``increment`` at a time; the last group may be smaller.
+        """Classes arrive in groups, each class in one task.
 
         Parameters
         ----------
+        first, increment : ``first`` classes, then ``increment`` at a time; the last group may be smaller. One of them
+            stands for both; without any grouping a tenth of the classes arrives at a time, at least 2.
+        sizes : the number of classes of every task, instead.
+        groups : the names of the classes of every task, instead; they are the order, too.
+        group_by : ``"prefix"`` makes a task of all classes "group/name" with the same group, instead; ``order`` and
+            ``order_seed`` then put groups in order, with None by first appearance.
         order_seed : the field's rule, ``numpy.random.RandomState(seed).permutation`` over the n classes that have
             training examples; None keeps their own order.
         order : the names of all classes in order of arrival; it takes the place of ``order_seed``.
         train_per_class : use only the first so many training examples of each class, in file order.
+        shots : few-shot learning: tasks after the first have so many examples of each class, drawn by ``shot_seed``
+            class by class.
+        imbalance : a long tail: the largest class has so many times the training examples of the smallest; see
+            :func:`evertune.streams.long_tailed` for ``imbalance_seed`` and ``imbalance_order`` ("descending" is by
+            order of arrival). Test data stays as it is.
         """
-        _require_two(train)
-        if test is not None:
-            require_seen(test, train.present(), train.name)
-        names = _arrange(train.present(), order, order_seed, "classes")
-        for option, value in (("first", first), ("increment", increment)):
-            if not 1 <= value <= len(names):
-                raise StreamError(
-                    f"{option} is {value}; {train.name} has {len(names)} classes, so it must be 1 to {len(names)}."
-                )
-        rows = _first_per_class(train, train_per_class)
-        data = train if len(rows) == len(train) else train.select(rows)
+        require_data(train, test)
+        cut, settings = class_groups(
+            train.present(),
+            train.name,
+            first=first,
+            increment=increment,
+            sizes=sizes,
+            groups=groups,
+            group_by=group_by,
+            order=order,
+            order_seed=order_seed,
+        )
+        settings["kind"] = "class"
+        if groups is None:
+            settings |= _ordered(order, order_seed)
+        settings["train_per_class"] = train_per_class
+        data = first_per_class(train, train_per_class)
+        if imbalance is not None:
+            if shots is not None:
+                raise StreamError("shots and imbalance both say how many examples classes have: give one of them.")
+            arrival = [name for group in cut for name in group.classes]
+            data = long_tailed(data, imbalance, seed=imbalance_seed, order=imbalance_order, classes=arrival)
+            settings |= {
+                "imbalance": imbalance, "imbalance_seed": imbalance_seed, "imbalance_order": imbalance_order,
+            }  # fmt: skip
         warn_if_single(data)
-        starts = [0, *range(first, len(names), increment)]
         tasks = []
-        for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(names)], strict=True)):
-            group = names[start:end]
-            tested = None if test is None else _part(test, test.rows_of(group))
-            tasks.append(Task(index, f"task {index + 1}", data.select(data.rows_of(group)), tested, group, "class"))
-        settings = {
-            "first": first,
-            "increment": increment,
-            "order_seed": None if order is not None else order_seed,
-            "train_per_class": train_per_class,
-        }
+        for index, group in enumerate(cut):
+            part: Source = data.select(data.rows_of(group.classes))
+            if shots is not None and index:
+                part = few_per_class(part, shots, shot_seed)
+            tested = None if test is None else _part(test, group.classes)
+            tasks.append(Task(index, group.name, part, tested, group.classes, "class"))
+        if shots is not None:
+            settings |= {"shots": shots, "shot_seed": shot_seed}
         return cls(tasks, data={"train": train, "test": test}, settings=settings)
 
     @classmethod
@@ -115,28 +164,182 @@ class Stream(Sequence[Task]):
         They come in the source's order, in that of ``order`` (all their names), or permuted by ``order_seed`` as
         classes are.
         """
-        _require_two(train)
-        if train.domains is None:
-            raise StreamError(
-                f"{train.name} has no domains. Give an index.csv with a column 'domain', folders "
-                f"<domain>/<class>/<file> opened with a domain level, or an array of domains."
-            )
-        if test is not None and test.domains is None:
-            raise StreamError(f"{test.name} has no domains, but its training data has; give both or neither.")
-        if test is not None:
-            require_seen(test, train.present(), train.name)
-        known = _domains_of(train)
-        if test is not None:
-            unseen = [name for name in _domains_of(test) if name not in known]
-            if unseen:
-                raise StreamError(f"{test.name} holds domains that training never saw: {some(unseen)}. Remove them.")
+        require_domains(train, test)
         tasks = []
-        for index, name in enumerate(_arrange(known, order, order_seed, "domains")):
-            tested = None if test is None else _part(test, _domain_rows(test, name))
-            tasks.append(Task(index, name, train.select(_domain_rows(train, name)), tested, kind="domain"))
+        for index, name in enumerate(arrange(plan.domains_of(train), order, order_seed, "domains")):
+            rows = plan.in_domain(train, np.arange(len(train)), name)
+            tests = plan.NONE if test is None else plan.in_domain(test, np.arange(len(test)), name)
+            tested = test.select(tests) if test is not None and len(tests) else None
+            tasks.append(Task(index, name, train.select(rows), tested, kind="domain"))
         warn_if_single(train)
-        settings = {"order_seed": None if order is not None else order_seed}
+        settings = {"kind": "domain", **_ordered(order, order_seed)}
         return cls(tasks, data={"train": train, "test": test}, settings=settings)
+
+    @classmethod
+    def class_and_domain(
+        cls,
+        train: Source,
+        test: Source | None,
+        *,
+        first: int | None = None,
+        increment: int | None = None,
+        sizes: Sequence[int] | None = None,
+        order_seed: int | None = 1993,
+        order: Sequence[str] | None = None,
+        domain_seed: int | None = None,
+        domain_order: Sequence[str] | None = None,
+        arrival: plan.Arrival = "diagonal",
+        arrival_seed: int = 0,
+    ) -> Stream:
+        """New classes and new domains in turn: a task is a group of classes in one domain.
+
+        Classes are grouped as in :meth:`class_incremental`, domains ordered as in :meth:`domain_incremental`.
+
+        Parameters
+        ----------
+        arrival : ``"diagonal"``: the first group in the first domain; the second group there, the first group in the
+            second domain; the third group in the first domain, and so on. ``"shuffled"``: in an order drawn by
+            ``arrival_seed`` (the versatile setting of Park et al., ECCV 2024).
+        """
+        require_domains(train, test)
+        groups, settings = class_groups(
+            train.present(),
+            train.name,
+            first=first,
+            increment=increment,
+            sizes=sizes,
+            order=order,
+            order_seed=order_seed,
+        )
+        domains = arrange(plan.domains_of(train), domain_order, domain_seed, "domains")
+        settings |= {"kind": "mixed", **_ordered(order, order_seed), "arrival": arrival}
+        settings["domain_seed"] = None if domain_order is not None else domain_seed
+        if domain_order is not None:
+            settings["domain_order"] = list(domain_order)
+        if arrival == "shuffled":
+            settings["arrival_seed"] = arrival_seed
+        return cls._planned(train, test, plan.grid(train, test, groups, domains, arrival, arrival_seed), settings)
+
+    @classmethod
+    def more_data(
+        cls,
+        train: Source,
+        test: Source | None,
+        *,
+        tasks: int | None = None,
+        fractions: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> Stream:
+        """More data of the same classes: the examples of each class are dealt over the tasks (new instances).
+
+        Parameters
+        ----------
+        tasks : so many equal parts; 5 unless ``fractions`` says how much of each class every task gets.
+        seed : which examples; drawn class by class.
+
+        All test examples belong to the first task, which has every class: how accuracy on them grows is one column.
+        """
+        require_data(train, test)
+        if fractions is None:
+            tasks = 5 if tasks is None else tasks
+            shares = [1 / max(tasks, 1)] * tasks
+        else:
+            if tasks is not None:
+                raise StreamError("tasks and fractions both say how many tasks there are: give one of them.")
+            shares = list(fractions)
+        said: dict[str, Any] = {"tasks": tasks} if fractions is None else {"fractions": shares}
+        settings = {"kind": "data", **said, "deal_seed": seed}
+        return cls._planned(train, test, plan.shared_out(train, test, shares, seed), settings)
+
+    @classmethod
+    def by_time(
+        cls,
+        train: Source,
+        test: Source | None,
+        *,
+        tasks: int | None = None,
+        edges: Sequence[float | str] | None = None,
+    ) -> Stream:
+        """Training examples in order of their times, cut into periods; a period may bring new and old classes.
+
+        Parameters
+        ----------
+        tasks : so many periods of about equal counts; examples of one time stay together.
+        edges : when every period but the first begins: numbers as the times are, or dates such as "2024-05-01".
+
+        The test examples of a class belong to the period in which it appears first.
+        """
+        require_data(train, test)
+        periods = rows_by_time(train, tasks, edges)
+        said: dict[str, Any] = {"tasks": tasks} if edges is None else {"edges": list(edges)}
+        return cls._planned(train, test, plan.first_tested(train, test, periods), {"kind": "time", **said})
+
+    @classmethod
+    def blurry(
+        cls,
+        train: Source,
+        test: Source | None,
+        *,
+        tasks: int = 5,
+        disjoint: float = 0.5,
+        blur: float = 0.1,
+        seed: int = 0,
+        order_seed: int | None = 1993,
+        order: Sequence[str] | None = None,
+    ) -> Stream:
+        """Tasks without sharp borders: i-Blurry-N-M of Koh et al. (ICLR 2022).
+
+        Parameters
+        ----------
+        disjoint : share N of the classes that are in one task only.
+        blur : share M of every other class's examples that is moved out of its major task, evenly over the others.
+        seed : which examples are moved, drawn class by class.
+        order_seed, order : of the classes, as in :meth:`class_incremental`; they are dealt to the tasks in turn, the
+            disjoint ones first.
+
+        A class's test examples belong to its major task.
+        """
+        require_data(train, test)
+        names = arrange(train.present(), order, order_seed, "classes")
+        parts = plan.blurry(train, test, names, tasks, disjoint, blur, seed)
+        settings = {"kind": "blurry", "tasks": tasks, "disjoint": disjoint, "blur": blur, "blur_seed": seed}
+        return cls._planned(train, test, parts, settings | _ordered(order, order_seed))
+
+    @classmethod
+    def online(cls, stream: Stream, *, chunk: int = 64, seed: int | None = 0, boundary: float = 0.0) -> Stream:
+        """``stream`` in small chunks, each a task of its own: training examples in order of arrival, seen once.
+
+        The first chunk goes on until two classes were seen, since one alone cannot be learned; the last may be small.
+        The test examples of a class belong to the chunk in which it first appears (in a stream of domains, in which it
+        first appears in its domain); most chunks have none. For a single pass give the method ``epochs=1``.
+
+        Parameters
+        ----------
+        seed : shuffles the examples within each task; None keeps the order of their rows.
+        boundary : a share of the tasks, up to 0.5, over which the border between two of them is blurred: there,
+            examples of both change places with a probability that falls linearly with the distance from the border.
+        """
+        settings = {**stream.settings, "online": chunk, "online_seed": seed, "boundary": boundary}
+        return cls(chunks(stream.tasks, chunk, seed, boundary), data=stream.data, settings=settings)
+
+    @classmethod
+    def of(cls, *tasks: Task | str | os.PathLike[str], kind: Kind = "mixed", skip_bad: bool = False) -> Stream:
+        """Tasks, or folders of class folders, in order; later the same stream with more of them goes on.
+
+        ``evertune.run`` on a run folder that knows the first tasks learns the new ones. Every task needs a name of its
+        own, which is the folder's. ``kind`` and ``skip_bad`` as in :meth:`Task.from_folder`.
+        """
+        made = [
+            replace(task, index=index, kind=kind)
+            if isinstance(task, Task)
+            else Task.from_folder(task, index=index, kind=kind, skip_bad=skip_bad)
+            for index, task in enumerate(tasks)
+        ]
+        names = [task.name for task in made]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise StreamError(f"Two tasks are called {some(twice)}: a task is known by its name, so give each its own.")
+        return cls(made)
 
     @classmethod
     def chain(cls, streams: Mapping[str, Stream], *, interleave: bool = False) -> Stream:
@@ -152,23 +355,34 @@ class Stream(Sequence[Task]):
         Raises
         ------
         StreamError
-            No streams, one of domains, or a key that is empty or holds a slash.
+            No streams, one whose classes come again, or a key that is empty or holds a slash.
         """
         if not streams:
             raise StreamError("There are no streams to chain; give at least one, by name.")
         for key, stream in streams.items():
             if stream.kind != "class":
+                what = "domain-incremental" if stream.kind == "domain" else f"of kind {stream.kind!r}"
                 raise StreamError(
-                    f"Stream {key!r} is {stream.kind}-incremental: its classes come again in every task. Only "
+                    f"Stream {key!r} is {what}: its classes come again in every task. Only "
                     f"class-incremental streams can be chained."
                 )
         data = {f"{key}/{part}": source for key, stream in streams.items() for part, source in stream.data.items()}
         settings = {
             "interleave": interleave,
             "order_seed": {key: stream.settings.get("order_seed") for key, stream in streams.items()},
-            "streams": {key: stream.settings for key, stream in streams.items()},
+            "streams": {
+                key: {name: value for name, value in stream._told().items() if name != "kind"}
+                for key, stream in streams.items()
+            },
         }
         return cls(chained(streams, interleave), data=data, settings=settings)
+
+    @classmethod
+    def _planned(
+        cls, train: Source, test: Source | None, parts: Sequence[plan.Part], settings: Mapping[str, Any]
+    ) -> Stream:
+        tasks = [part.task(index, train, test) for index, part in enumerate(parts)]
+        return cls(tasks, data={"train": train, "test": test}, settings=settings)
 
     @overload
     def __getitem__(self, index: int) -> Task: ...
@@ -185,13 +399,25 @@ class Stream(Sequence[Task]):
         return {
             "kind": self.kind,
             "classes": list(self.classes),
-            **self.settings,
+            **self._told(),
             "data": {part: source and source.digest for part, source in self.data.items()},
             "tasks": [_describe(task) for task in self.tasks],
         }
 
+    def _told(self) -> dict[str, Any]:
+        """The settings without the order of a plain stream, which the description's classes or tasks are in.
+
+        The number of tasks that was asked for makes way for the tasks themselves.
+        """
+        plain = set(self.settings) <= PLAIN
+        told = {name: value for name, value in self.settings.items() if not (plain and name == "order")}
+        if "tasks" in told:
+            told[TASK_COUNT] = told.pop("tasks")
+        return told
+
     def __repr__(self) -> str:
-        return f"<Stream of {len(self)} tasks, {self.kind}-incremental, {len(self.classes)} classes>"
+        how = "mixed" if self.kind == "mixed" else f"{self.kind}-incremental"
+        return f"<Stream of {len(self)} tasks, {how}, {len(self.classes)} classes>"
 
 
 def _describe(task: Task) -> dict[str, Any]:
@@ -203,71 +429,10 @@ def _describe(task: Task) -> dict[str, Any]:
     }
 
 
-def _require_new(task: Task, owner: Mapping[str, Task]) -> None:
-    known = [name for name in task.classes if name in owner]
-    if known and len(known) == len(task.classes):
-        raise StreamError(
-            f"Task {task.name!r} brings no new class: {some(known)} came before. "
-            f"Leave it out, or make a stream of kind 'domain' if its images are of a new domain."
-        )
-    if known:
-        others = sorted({owner[name].name for name in known})
-        raise StreamError(
-            f"The same class in two tasks: {some(known)} of task {task.name!r} came before, in {some(others)}. "
-            f"Each class of a class-incremental stream belongs to one task."
-        )
+def _ordered(order: Sequence[str] | None, order_seed: int | None) -> dict[str, Any]:
+    return {"order_seed": order_seed} if order is None else {"order_seed": None, "order": list(order)}
 
 
-def _require_two(train: Source) -> None:
-    present = train.present()
-    if not present:
-        raise StreamError(f"{train.name} has no training examples.")
-    if len(present) == 1:
-        raise StreamError(
-            f"{train.name} has one class, {present[0]!r}, so there is nothing to tell apart. "
-            f"Add images of another class (a folder 'other' will do); "
-            f"to teach one more class to a learner, use Task.from_folder."
-        )
-
-
-def _arrange(known: tuple[str, ...], order: Sequence[str] | None, order_seed: int | None, what: str) -> tuple[str, ...]:
-    """The names in the given order, in that of the seed, or as they are."""
-    if order is None:
-        if order_seed is None:
-            return known
-        return tuple(known[i] for i in np.random.RandomState(order_seed).permutation(len(known)))
-    unknown = [name for name in order if name not in set(known)]
-    if unknown:
-        raise StreamError(f"The order of {what} names {unknown[0]!r}. {nearest(str(unknown[0]), known)}")
-    twice = [name for name in dict.fromkeys(order) if list(order).count(name) > 1]
-    if twice:
-        raise StreamError(f"The order of {what} names {some(twice)} more than once.")
-    missing = [name for name in known if name not in set(order)]
-    if missing:
-        raise StreamError(
-            f"The order of {what} leaves out {some(missing)}. Name all of them, or select their rows away first."
-        )
-    return tuple(order)
-
-
-def _first_per_class(train: Source, count: int | None) -> NDArray[np.int64]:
-    if count is None:
-        return np.arange(len(train))
-    if count < 1:
-        raise StreamError(f"train_per_class is {count}; it must be at least 1, or None for all.")
-    by_class = (np.flatnonzero(train.labels == label)[:count] for label in range(len(train.classes)))
-    return np.sort(np.concatenate(list(by_class)))
-
-
-def _part(source: Source, rows: NDArray[np.int64]) -> Source | None:
+def _part(source: Source, classes: Sequence[str]) -> Source | None:
+    rows = source.rows_of(classes)
     return source.select(rows) if len(rows) else None
-
-
-def _domains_of(source: Source) -> tuple[str, ...]:
-    return tuple(source.domain_names[i] for i in np.unique(source.domains)) if source.domains is not None else ()
-
-
-def _domain_rows(source: Source, name: str) -> NDArray[np.int64]:
-    if source.domains is None or name not in source.domain_names:
-        return np.zeros(0, np.int64)
-    return np.flatnonzero(source.domains == source.domain_names.index(name))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,12 +15,12 @@ from evertune.errors import StreamError
 from evertune.streams.opening import open_layout
 from evertune.streams.source import Source
 
-Kind = Literal["class", "domain"]
+Kind = Literal["class", "domain", "mixed"]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Examples that arrive together: new classes, or known classes in a new domain.
+    """Examples that arrive together: new classes, known classes in a new domain, or (``"mixed"``) anything of both.
 
     ``classes`` are those of the training data, in their order of arrival (by default the order of the source). The test
     part may be absent, and holds no class that the training part lacks in a task of new classes.
@@ -33,8 +34,8 @@ class Task:
     kind: Kind = "class"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("class", "domain"):
-            raise StreamError(f"Task {self.name!r}: kind is {self.kind!r}; it must be 'class' or 'domain'.")
+        if self.kind not in get_args(Kind):
+            raise StreamError(f"Task {self.name!r}: kind is {self.kind!r}; it must be 'class', 'domain' or 'mixed'.")
         if len(self.train) == 0:
             raise StreamError(f"Task {self.name!r} has no training examples, so no class to learn. Leave it out.")
         present = self.train.present()
@@ -62,13 +63,14 @@ class Task:
 
         Without train and test folders every image is training data. One class is enough.
         """
-        layout = open_layout(Path(path).expanduser(), skip_bad=skip_bad, domain_level=False)
+        root = Path(path).expanduser()
+        layout = open_layout(root, skip_bad=skip_bad, domain_level=False)
         train = layout.source("train" if layout.is_split else None)
         has_test = any(example.split == "test" for example in layout.examples)
         warn_if_single(train)
         return cls(
             index,
-            name or layout.store.path.stem,
+            name or root.resolve().stem,
             train,
             layout.source("test") if has_test else None,
             kind=kind,
@@ -79,9 +81,10 @@ class Task:
         return f"<Task {self.index} {self.name!r}: {len(self.classes)} classes, {len(self.train)} images, {tested}>"
 
 
-def require_seen(test: Source, seen: tuple[str, ...], where: str) -> None:
+def require_seen(test: Source, seen: Collection[str], where: str) -> None:
     """StreamError naming the classes of the test data that training never saw."""
-    unseen = [name for name in test.present() if name not in set(seen)]
+    known = set(seen)
+    unseen = [name for name in test.present() if name not in known]
     if unseen:
         count = len(test.rows_of(unseen))
         raise StreamError(

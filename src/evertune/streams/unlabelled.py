@@ -1,4 +1,4 @@
-"""Images to predict: a source without labels that mean anything."""
+"""Images or texts to predict: a source without labels that mean anything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,17 +15,20 @@ from evertune.errors import DataError
 from evertune.streams.arrays import ArraySource
 from evertune.streams.decode import decode, to_rgb
 from evertune.streams.source import Source
+from evertune.streams.texts import TextSource
 
 Images = Sequence[str | os.PathLike[str]] | Sequence[Image.Image] | np.ndarray | Source
 
 
-def unlabelled(images: Images) -> Source:
-    """Paths, PIL images, an array of images, or a source, as a source.
+def unlabelled(images: Images, modality: str = "image") -> Source:
+    """Paths, PIL images, an array of images, or a source, as a source; of the modality "text", texts or a source.
 
     Raises DataError if ``images`` is none of these; a file that cannot be read is named when it is loaded.
     """
     if isinstance(images, Source):
         return images
+    if modality == "text":
+        return _texts(images)
     if isinstance(images, np.ndarray):
         if images.dtype.kind == "f" and images.size and images.max() > 1:
             raise DataError("Images of floating-point numbers must lie in [0, 1] here; divide by 255, or give uint8.")
@@ -36,6 +40,16 @@ def unlabelled(images: Images) -> Source:
         return Pictures(items)
     kinds = sorted({type(item).__name__ for item in items})
     raise DataError(f"Images are given as paths, PIL images or one array, not as a list of {', '.join(kinds)}.")
+
+
+def _texts(texts: Any) -> Source:
+    if isinstance(texts, str):
+        raise DataError(f"One text is a list of one: give [{texts!r}].")
+    items = texts.tolist() if isinstance(texts, np.ndarray) else list(texts)
+    kinds = sorted({type(item).__name__ for item in items if not isinstance(item, str)})
+    if kinds:
+        raise DataError(f"This learner reads texts: give a list of strings, not of {', '.join(kinds)}.")
+    return TextSource(items, np.zeros(len(items), dtype=np.int64), name="texts")
 
 
 class Pictures(Source):

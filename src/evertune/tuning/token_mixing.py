@@ -79,6 +79,11 @@ class TokenMixing(Tuning):
         carry: float = 0.1,
         init: str = "kaiming",
     ) -> None:
+        if shape.varies:
+            raise ConfigError(
+                "token_mixing mixes tokens by their place, so their number must be the same for every example; that of "
+                "texts is not. Choose another tuning."
+            )
         asked, last = set(blocks), {shape.depth - 1}
         if asked == last:
             raise ConfigError(

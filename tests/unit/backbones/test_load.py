@@ -352,8 +352,8 @@ def test_an_input_size_that_patches_do_not_fill(file: Path, size: int, fitting: 
 
 
 def test_an_unknown_preprocessing(file: Path) -> None:
-    with pytest.raises(BackboneError, match=r"'imagenet' does not exist: choose 'native' .* 'unit'"):
-        load_backbone(NAME, weights=file, preprocessing="imagenet")
+    with pytest.raises(BackboneError, match=r"'mnist' does not exist: choose 'native' .* 'unit'"):
+        load_backbone(NAME, weights=file, preprocessing="mnist")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (2, 3, 160, 96), (2, 1, 160, 160), (3, 160, 160)])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evertune import Learner, Stream
 from evertune.backbones import Backbone, Passes, TimmViT
-from evertune.backbones.backbone import Identity, Shape
+from evertune.backbones.backbone import ImageIdentity, Shape
 from evertune.methods import Generators, Method, Phase, TaskInfo
 from evertune.methods.config import Config
 from evertune.streams import ArraySource
@@ -68,16 +68,16 @@ class Flat(Backbone):
     def __init__(self) -> None:
         super().__init__()
         self.shape = Shape(width=WIDTH, depth=1, heads=1, hidden=1, tokens=1)
-        self.identity = Identity("flat", "", "unit", (0.0,) * 3, (1.0,) * 3, SIZE)
+        self.identity = ImageIdentity("flat", "", "unit", (0.0,) * 3, (1.0,) * 3, SIZE)
         self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
 
-    def embed(self, images: Tensor, tuning: object = None) -> Tensor:
-        return images.flatten(1)[:, None]
+    def embed(self, inputs: Tensor, tuning: object = None) -> Tensor:
+        return inputs.flatten(1)[:, None]
 
-    def run(self, tokens: Tensor, tuning: object, start: float, stop: float) -> Tensor:
+    def run(self, tokens: Tensor, tuning: object, start: float, stop: float, mask: Tensor | None = None) -> Tensor:
         return tokens
 
-    def read(self, tokens: Tensor, tuning: object) -> Tensor:
+    def read(self, tokens: Tensor, tuning: object, mask: Tensor | None = None) -> Tensor:
         return tokens[:, 0]
 
     def weight(self, block: int, name: str) -> Tensor:

@@ -226,7 +226,7 @@ class Watcher(Method):
         return [Optimise("watch", self.loss, self.learning.parameters, recipe)]
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
-        self.shown.append((batch.rows, batch.passes.images))
+        self.shown.append((batch.rows, batch.passes.inputs))
         features = batch.passes(self.learning)
         return {"distance": (features - batch.passes(self.still) - batch.passes()).square().mean()}
 
@@ -272,9 +272,9 @@ def test_frozen_branches_pass_each_view_once_and_trained_ones_every_time(
     passed: list[tuple[Tuning | None, int]] = []
     read = tiny.read
 
-    def counted(tokens: Tensor, tuning: Tuning | None) -> Tensor:
+    def counted(tokens: Tensor, tuning: Tuning | None, mask: Tensor | None = None) -> Tensor:
         passed.append((tuning, len(tokens)))
-        return read(tokens, tuning)
+        return read(tokens, tuning, mask)
 
     monkeypatch.setattr(tiny, "read", counted)
     method, _ = watched(tiny, blobs, views)

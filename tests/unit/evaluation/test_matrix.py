@@ -144,3 +144,49 @@ def test_a_damaged_file_is_refused(damage: object, message: str) -> None:
 def test_a_truncated_file_is_refused(text: str) -> None:
     with pytest.raises(StorageError, match="no whole accuracy matrix"):
         AccuracyMatrix.from_json(text)
+
+
+def looking_ahead() -> AccuracyMatrix:
+    matrix = two_parts()
+    matrix.record(0, 1, 2, 5, part="mixture", ahead=True)
+    matrix.record(1, 3, 6, 8, part="mixture", name="fox", ahead=True)
+    return matrix
+
+
+def test_groups_of_tasks_to_come_may_be_recorded() -> None:
+    matrix = looking_ahead()
+    assert matrix.stages == 2, "looking ahead is no stage"
+    assert matrix.accuracy(0, 1) == 40.0 and matrix.accuracy(1, 3) == 75.0
+    assert matrix.measured(0, 1) and not matrix.measured(0, 1, "slow")
+    assert matrix.counts()[0].tolist() == [[9, 0], [8, 4]], "metrics that do not ask do not see it"
+    correct, totals = matrix.counts(ahead=True)
+    assert correct.tolist() == [[9, 2], [8, 4]] and totals.tolist() == [10, 5]
+    assert matrix.counts("slow", ahead=True)[0].tolist() == [[8, -1], [7, 3]], "−1 where nobody measured"
+
+
+def test_looking_ahead_survives_the_file_and_others_keep_theirs() -> None:
+    matrix = looking_ahead()
+    content = json.loads(matrix.to_json())
+    assert content["format"] == "evertune.accuracy-matrix/2"
+    assert content["correct"]["mixture"] == [[9, 2, None, None], [8, 4, None, 6]]
+    assert AccuracyMatrix.from_json(matrix.to_json()) == matrix
+    assert json.loads(two_parts().to_json())["format"] == "evertune.accuracy-matrix/1"
+    content["format"] = "evertune.accuracy-matrix/1"
+    with pytest.raises(StorageError, match="groups seen so far"):
+        AccuracyMatrix.from_json(json.dumps(content))
+
+
+@given(matrices(), st.integers(0, 5))
+def test_the_matrix_as_it_was(matrix: AccuracyMatrix, stages: int) -> None:
+    early = matrix.first(stages)
+    stages = min(stages, matrix.stages)
+    assert early.stages == stages
+    for part in early.parts:
+        (correct, totals), (then, then_totals) = matrix.counts(part), early.counts(part)
+        assert (then == correct[:stages, :stages]).all() and (then_totals == totals[:stages]).all()
+    assert stages < matrix.stages or early == matrix
+
+
+def test_the_matrix_as_it_was_remembers_what_lay_ahead() -> None:
+    early = looking_ahead().first(1)
+    assert early.accuracy(0, 1) == 40.0 and early.stages == 1 and early.names == ("cat",)

@@ -11,6 +11,7 @@ from evertune.errors import ConfigError, DataError
 from evertune.evaluation import (
     AccuracyMatrix,
     accuracy_curve,
+    area_under_curve,
     average_accuracy,
     backward_transfer,
     final_accuracy,
@@ -201,3 +202,63 @@ def test_impossible_counts_are_refused(correct: Counts, totals: Counts, message:
 def test_an_unknown_weight_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"unknown weight 'samples'\. Did you mean 'sample'"):
         accuracy_curve(CORRECT, TOTALS, weight="samples")  # type: ignore[arg-type]
+
+
+def test_rounding_first_as_some_code_bases_do() -> None:
+    # 57/110 = 51.818…, 64/114 = 56.140…; a(2,1) = 70, all others whole.
+    assert accuracy_curve(CORRECT, TOTALS, weight="sample", digits=2).tolist() == [90, 51.82, 56.14]
+    correct, totals = np.array([[2, 0], [1, 1]]), np.array([3, 7])
+    assert accuracy_curve(correct, totals, weight="task", digits=2)[1] == pytest.approx((33.33 + 14.29) / 2, abs=1e-9)
+    assert forgetting(correct, totals, include_last=True, digits=2) == pytest.approx(66.67 - 33.33, abs=1e-9)
+    assert backward_transfer(correct, totals, digits=2) == pytest.approx(33.33 - 66.67, abs=1e-9)
+
+
+def test_area_under_the_curve_by_hand() -> None:
+    curve, examples = np.array([80.0, 60.0, 70.0]), np.array([100, 100, 200])
+    # Over examples 100 to 200 the mean is 70, over 200 to 400 it is 65.
+    assert area_under_curve(curve, examples) == pytest.approx((70 + 2 * 65) / 3)
+    assert area_under_curve(curve, examples, rule="step") == pytest.approx((80 + 60 + 2 * 70) / 4)
+    assert area_under_curve(curve[:1], examples[:1]) == area_under_curve(curve[:1], examples[:1], rule="step") == 80
+    # Without the second measurement the line goes from the first to the third.
+    unknown = np.array([80.0, np.nan, 70.0])
+    assert area_under_curve(unknown, examples) == 75
+    assert area_under_curve(unknown, examples, rule="step") == pytest.approx((80 + 3 * 70) / 4)
+    assert np.isnan(area_under_curve(np.array([np.nan]), np.array([3])))
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 1000)), min_size=2, max_size=8))
+def test_area_under_the_curve_against_scipy_and_the_mean(stages: list[tuple[float, int]]) -> None:
+    from scipy.integrate import trapezoid
+
+    curve, examples = np.array([height for height, _ in stages]), np.array([count for _, count in stages])
+    seen = np.cumsum(examples)
+    assert area_under_curve(curve, examples) == pytest.approx(trapezoid(curve, seen) / (seen[-1] - seen[0]), abs=1e-9)
+    equal = np.full_like(examples, 7)
+    assert area_under_curve(curve, equal, rule="step") == pytest.approx(curve.mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("curve", "examples", "message"),
+    [
+        ([80.0], [1, 2], "one number of training examples per stage"),
+        ([], [], "one number of training examples per stage"),
+        ([80.0, 70.0], [5, 0], "stage 1 has 0 training examples"),
+    ],
+)
+def test_an_impossible_area_is_refused(curve: list[float], examples: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        area_under_curve(np.array(curve), np.array(examples))
+    with pytest.raises(ConfigError, match="unknown rule 'steps'"):
+        area_under_curve(np.array([1.0]), np.array([1]), rule="steps")  # type: ignore[arg-type]
+
+
+def test_how_often_the_task_was_found_is_a_number_of_the_answer() -> None:
+    matrix = AccuracyMatrix("answer")
+    for stage in range(3):
+        for group in range(stage + 1):
+            matrix.record(stage, group, 0, TOTALS[group])
+            matrix.record(stage, group, CORRECT[stage, group], TOTALS[group], part="router")
+    numbers = summary(matrix)
+    assert numbers["answer"]["task_identity_sample"] == pytest.approx(6400 / 114)
+    assert numbers["answer"]["task_identity_task"] == pytest.approx(232 / 3)
+    assert "task_identity_sample" not in numbers["router"]

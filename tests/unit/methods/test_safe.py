@@ -32,7 +32,7 @@ def learner(backbone: TimmViT, **options: Any) -> Learner:
 
 
 def images(source: Source, learner: Learner) -> Tensor:
-    return learner.engine.runtime.images(
+    return learner.engine.runtime.inputs(
         torch.stack([learner.test_view(source.load(i), None) for i in range(len(source))])
     )  # type: ignore[arg-type]
 
@@ -167,7 +167,7 @@ def test_one_forward_has_the_gradients_of_two(backbone: TimmViT, stream: Stream)
     fused = [p.grad.clone() for p in (*method.fast.parameters(), *method.head_fast.parameters())]
     method.zero_grad(set_to_none=True)
     for part in (["classification"], ["alignment", "slow to fast", "fast to slow"]):
-        apart = Batch(Passes(me.backbone, batch.passes.images), batch.labels, batch.rows)
+        apart = Batch(Passes(me.backbone, batch.passes.inputs), batch.labels, batch.rows)
         terms = method.fast_loss(apart)
         torch.stack([terms[name] for name in part]).sum().backward()
     for p, wanted in zip((*method.fast.parameters(), *method.head_fast.parameters()), fused, strict=True):
@@ -179,7 +179,7 @@ def test_each_head_is_imprinted_by_its_own_learner(backbone: TimmViT, stream: St
     for task in stream[:2]:
         me.learn(task)
     method, _, batch = session(me, stream, 2)
-    both = features(me, batch.passes.images)
+    both = features(me, batch.passes.inputs)
     for name, head in (("slow", method.head_slow), ("fast", method.head_fast)):
         for c in (4, 5):
             wanted = F.normalize(both[name], dim=1)[batch.labels == c].mean(0)
@@ -193,7 +193,7 @@ def test_wiring_of_the_cross_terms(backbone: TimmViT, stream: Stream) -> None:
     method, _, batch = session(me, stream, 1)
     for name, reaches_tuning in (("slow to fast", False), ("fast to slow", True)):
         method.zero_grad(set_to_none=True)
-        again = Batch(Passes(me.backbone, batch.passes.images), batch.labels, batch.rows)
+        again = Batch(Passes(me.backbone, batch.passes.inputs), batch.labels, batch.rows)
         method.fast_loss(again)[name].backward()
         moved = any(p.grad is not None and p.grad.any() for p in method.fast.parameters())
         assert moved == reaches_tuning

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from evertune.errors import ConfigError, DataError
-from evertune.streams import FileSource, open_data
-from evertune.streams.layout import stratified_rows
+from evertune.streams import FileSource, open_data, open_splits
+from evertune.streams.listing import stratified_rows
 
 MakeImages = Callable[..., Path]
 ZipFolder = Callable[..., Path]
@@ -162,9 +162,10 @@ def test_a_wrong_index_is_refused(make_images: MakeImages, text: str, message: s
 
 def test_an_index_in_another_encoding(make_images: MakeImages) -> None:
     root = make_images({"x": 2})
-    (root / "index.csv").write_bytes("file,class\nx/0.png,Bär\n".encode("latin-1"))
-    with pytest.raises(DataError, match="not a readable CSV file in UTF-8"):
+    (root / "index.csv").write_bytes("file,class\nx/0.png,Bär\nx/1.png,Bär\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"index\.csv is not text in UTF-8: line 2, byte 20 .*encoding='latin-1'"):
         open_data(root)
+    assert open_data(root, encoding="latin-1")[0].classes == ("Bär",)
 
 
 def spoil(root: Path) -> None:
@@ -265,11 +266,28 @@ def test_links_that_lead_in_circles_end(make_images: MakeImages) -> None:
         open_data(root)
 
 
-def test_linked_class_folders_are_followed(make_images: MakeImages) -> None:
+def test_links_are_followed_within_the_folder_and_outside_when_allowed(make_images: MakeImages) -> None:
     elsewhere = make_images({"c": 3}, root="elsewhere")
     root = make_images({"a": 3})
-    (root / "b").symlink_to(elsewhere / "c")
+    (root / "b").symlink_to(root / "a")
     assert open_data(root)[0].classes == ("a", "b")
+    (root / "c").symlink_to(elsewhere / "c")
+    with pytest.raises(DataError, match=r"photos/c is a link that leads outside .*photos, to .*elsewhere/c"):
+        open_data(root)
+    assert open_data(root, follow_links=True)[0].classes == ("a", "b", "c")
+    (root / "c").unlink()
+    (root / "a" / "secret.png").symlink_to(elsewhere / "c" / "0.png")
+    with pytest.raises(DataError, match=r"secret\.png is a link that leads outside"):
+        open_data(root)
+
+
+def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        link = zipfile.ZipInfo("a/0.png")
+        link.external_attr = 0o120777 << 16  # a symbolic link, as Info-ZIP writes it
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match=r"x\.zip: a/0\.png is a link"):
+        open_data(tmp_path / "x.zip")
 
 
 @pytest.mark.parametrize("member", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/evil.png", "a\\evil.png"])
@@ -313,13 +331,78 @@ def test_a_zip_bomb_is_not_unpacked(
         open_data(zip_folder(make_images({"a": 3, "b": 3})))
 
 
+def test_a_zip_is_held_to_what_all_of_it_would_unpack_to(
+    make_images: MakeImages, zip_folder: ZipFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = zip_folder(make_images({"a": 3, "b": 3}))
+    monkeypatch.setattr("evertune.streams.files._MOST", 1000)
+    with pytest.raises(DataError, match=r"data\.zip would unpack to .* MiB, more than"):
+        open_data(path)
+    monkeypatch.undo()
+    monkeypatch.setattr("evertune.streams.files._RATIO_FROM", 1000)
+    open_data(path)  # stored as it is: nothing grows
+    with zipfile.ZipFile(tmp_path / "zeros.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/0.png", bytes(10**6))
+    with pytest.raises(DataError, match=r"zeros\.zip would unpack to \d{3} times its size"):
+        open_data(tmp_path / "zeros.zip")
+
+
+def test_an_image_of_more_pixels_than_allowed(make_images: MakeImages) -> None:
+    root = make_images({"a": 2, "b": 2}, size=(40, 30))
+    with pytest.raises(DataError, match=r"a/0\.png: it would unpack to more than 1199 pixels; .*max_pixels"):
+        open_data(root, max_pixels=1199)
+    assert len(open_data(root, max_pixels=1200)[0]) == 2
+    with pytest.raises(DataError, match="more than 1199 pixels"):
+        open_data(root, max_pixels=1199, verify=False)[0].load(0)
+
+
+def test_validation_is_kept_apart_from_test(make_images: MakeImages) -> None:
+    splits = open_splits(make_images({"train/a": 4, "train/b": 4, "val/a": 1, "test/b": 1}))
+    assert splits.validation is not None
+    assert (names(splits.validation), names(splits.test)) == (["val/a/0.png"], ["test/b/0.png"])
+    drawn = open_splits(make_images({"a": 10, "b": 10}, root="other"), test_fraction=0.2, validation_fraction=0.25)
+    assert drawn.validation is not None
+    assert [part.counts().tolist() for part in (drawn.train, drawn.validation, drawn.test)] == [[6, 6], [2, 2], [2, 2]]
+    assert not set(names(drawn.train)) & set(names(drawn.validation))
+
+
+def test_parts_in_folders_of_their_own(make_images: MakeImages, zip_folder: ZipFolder) -> None:
+    train = make_images({"cat": 3, "dog": 3}, root="learn")
+    test = zip_folder(make_images({"dog": 2}, root="check"))
+    one, other = open_data(train, test=test)
+    assert one.classes == other.classes == ("cat", "dog")
+    assert (one.counts().tolist(), other.counts().tolist()) == ([3, 3], [0, 2])
+    assert other.labels.tolist() == [1, 1]
+
+
+def test_classes_that_differ_in_case_or_blanks(make_images: MakeImages) -> None:
+    root = make_images({"cat": 4, "Cat ": 2, "dog": 3})
+    with pytest.raises(DataError, match=r"differ only in case or blanks:\n  'Cat ' \(2 rows\), 'cat' \(4 rows\)"):
+        open_data(root)
+    assert open_data(root, normalise_labels=True)[0].classes == ("cat", "dog")
+    assert open_data(root, normalise_labels=False)[0].classes == ("Cat ", "cat", "dog")
+
+
+def test_options_that_do_not_exist_or_fit() -> None:
+    with pytest.raises(ConfigError, match=r"columns names 'txt', which no column is for. Did you mean 'text'\?"):
+        open_data("digits", columns={"txt": "a"})
+    with pytest.raises(ConfigError, match="encoding 'utf8000' is not known"):
+        open_data("digits", encoding="utf8000")
+    with pytest.raises(ConfigError, match="max_pixels is 0"):
+        open_data("digits", max_pixels=0)
+    with pytest.raises(ConfigError, match="without a test part"):
+        open_data("digits", validation="digits")
+    with pytest.raises(TypeError, match="skip_worst"):
+        open_data("digits", skip_worst=True)  # type: ignore[call-arg]
+
+
 def test_what_does_not_exist_or_is_of_no_known_kind(tmp_path: Path) -> None:
     for spec in (tmp_path / "nothing", "./nothing", "nothing.npz", Path("nothing")):
         with pytest.raises(DataError, match=r"nothing.* does not exist"):
             open_data(spec)
-    (tmp_path / "x.csv").touch()
-    with pytest.raises(DataError, match=r"x\.csv is not a kind of data that is known"):
-        open_data(tmp_path / "x.csv")
+    (tmp_path / "x.doc").touch()
+    with pytest.raises(DataError, match=r"x\.doc is not a kind of data that is known"):
+        open_data(tmp_path / "x.doc")
 
 
 def test_digests_follow_content_not_place(make_images: MakeImages) -> None:

@@ -1,0 +1,203 @@
+"""``evertune bench``: methods × streams × seeds from one file."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evertune.cli import options as o
+from evertune.cli.commands import Command, note, stoppable
+from evertune.cli.root import app
+from evertune.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from evertune.bench import Bench, Cell, Flag, Outcome, State
+
+FAILED = 1
+"""The exit code where a cell could not be made."""
+
+
+@app.command(
+    cls=Command,
+    epilog="\b\nExamples:\n  evertune bench benchmarks/results.toml --list\n"
+    "  evertune bench benchmarks/results.toml --only 'safe-*' --var shared=/data\n"
+    "  evertune bench benchmarks/results.toml --table paper\n\n"
+    "Stopped or failed, the same command goes on with what is missing.",
+)
+def bench(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A TOML file; docs/benchmarks.md describes it.", show_default=False)],
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this entry; * stands for anything. May be given many times."),
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Print every run, how far it is and the command that makes it; run nothing.")
+    ] = False,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--table", metavar="NAME", help="Print this table of what is finished as Markdown, or 'all'; run nothing.",
+            rich_help_panel=o.OUTPUT,
+        ),
+    ] = None,
+    var: Annotated[
+        list[str] | None,
+        typer.Option("--var", metavar="NAME=VALUE", help="Another value for a variable of the file's [vars]."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Runs at a time.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Where the run folders are: FOLDER/NAME/ORDER.",
+            show_default="as the file says", rich_help_panel=o.OUTPUT,
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Run methods × streams × seeds from one file, and make tables of them.
+
+    Every run is an 'evertune run' in a process of its own, which keeps its log beside the run folder. What is finished
+    is left as it is, what was stopped goes on, and a run that fails does not keep the others: it is told at the end.
+    """
+    with stoppable("The same command goes on with what is missing."):
+        from evertune.bench import read_bench
+
+        flags = _flags(context)
+        asked = read_bench(file, flags, _variables(var or []), out)
+        cells = _chosen(asked, only)
+        for cell in cells:
+            _check(context, cell, flags)
+        if table:
+            _show_tables(asked, table)
+            return
+        if list_:
+            _list(cells, flags)
+            return
+        _run(cells, flags, jobs)
+
+
+def _flags(context: typer.Context) -> dict[str, Flag]:
+    """How the options of ``evertune run`` are written, from the command itself."""
+    from evertune.bench import Flag
+
+    found = {}
+    for parameter in _run_command(context).params:
+        long = [name for name in parameter.opts if name.startswith("--")]
+        denied = [name for name in parameter.secondary_opts if name.startswith("--")]
+        if parameter.name and long:
+            found[parameter.name] = Flag(
+                long[0],
+                denied[0] if denied else None,
+                switch=bool(getattr(parameter, "is_flag", False)),
+                often=bool(getattr(parameter, "multiple", False)),
+            )
+    return found
+
+
+def _run_command(context: typer.Context) -> Any:
+    assert context.parent is not None
+    return context.parent.command.commands["run"]  # type: ignore[attr-defined]  # the group of all commands
+
+
+def _variables(given: Sequence[str]) -> dict[str, str]:
+    for text in given:
+        if "=" not in text:
+            raise ConfigError(f"--var {text} sets nothing: write it as NAME=VALUE, such as --var shared=/data.")
+    return {name.strip(): value for name, _, value in (text.partition("=") for text in given)}
+
+
+def _chosen(asked: Bench, only: Sequence[str] | None) -> list[Cell]:
+    for pattern in only or ():
+        if not any(fnmatchcase(name, pattern) for name in asked.names):
+            raise ConfigError(f"--only {pattern} matches no entry. {nearest(pattern, asked.names)}")
+    return [cell for cell in asked.cells if not only or any(fnmatchcase(cell.name, pattern) for pattern in only)]
+
+
+def _check(context: typer.Context, cell: Cell, flags: dict[str, Flag]) -> None:
+    """Whether ``evertune run`` would take the command; nothing of it is run.
+
+    Raises
+    ------
+    ConfigError
+        A value that does not fit its option, an unknown method, preset or option of it.
+    """
+    command = _run_command(context)
+    try:
+        command.make_context("evertune run", cell.arguments(flags)[1:])
+    except Exception as error:
+        said = getattr(error, "format_message", None)  # typer's own errors have one
+        if said is None:
+            raise
+        raise ConfigError(f"{cell.name}: {said()}") from error
+    options = [f"{key}={value}" for key, value in cell.settings["options"].items()]
+    try:
+        o.method_options(cell.settings["method"], cell.settings.get("preset"), options, cell.settings.get("batch"))
+    except ConfigError as error:
+        raise ConfigError(f"{cell.name}: {error}") from error
+
+
+def _list(cells: Sequence[Cell], flags: dict[str, Flag]) -> None:
+    from evertune.bench import state_of
+
+    for cell in cells:
+        state = state_of(cell)
+        typer.echo(f"# {_place(cell)}: {_told(state)}")
+        typer.echo(shlex.join(["evertune", *cell.arguments(flags)]))
+
+
+def _run(cells: Sequence[Cell], flags: dict[str, Flag], jobs: int) -> None:
+    from evertune.bench import log_of, run_cells, state_of
+
+    states = [state_of(cell) for cell in cells]
+    wanted = [c for c, state in zip(cells, states, strict=True) if state.progress in ("missing", "begun")]
+    refused = {_place(c): s.reason for c, s in zip(cells, states, strict=True) if s.progress == "different"}
+    done = len(cells) - len(wanted) - len(refused)
+    typer.echo(f"{len(cells)} runs: {done} finished, {len(wanted)} to do{f', {jobs} at a time' if jobs > 1 else ''}")
+
+    def on_end(outcome: Outcome) -> None:
+        how = f"{outcome.seconds:.0f} s" if not outcome.error else f"failed, see {log_of(outcome.cell)}"
+        typer.echo(f"{_place(outcome.cell)}: {how}")
+
+    outcomes = run_cells(wanted, flags, jobs=jobs, on_end=on_end)
+    failed = refused | {_place(outcome.cell): outcome.error for outcome in outcomes if outcome.error}
+    for place, reason in failed.items():
+        note(f"{place} {'holds another run' if place in refused else 'failed'} ({reason})")
+    if failed:
+        note(f"{len(failed)} of {len(cells)} runs are missing; the same command tries them again.")
+        raise typer.Exit(FAILED)
+
+
+def _show_tables(asked: Bench, names: Sequence[str]) -> None:
+    from evertune.bench import state_of
+
+    if not asked.tables:
+        raise ConfigError("The file has no [tables.*].")
+    for name in names:
+        if name != "all" and name not in asked.tables:
+            raise ConfigError(f"There is no table {name!r}. {nearest(name, [*asked.tables, 'all'])}")
+    for number, name in enumerate(asked.tables if "all" in names else names):
+        table = asked.tables[name]
+        if number:
+            typer.echo()
+        states = {entry: [state_of(cell) for cell in asked.of(entry)] for entry in table.needs()}
+        finished = {
+            entry: [s.run for s in of_entry if s.progress == "finished" and s.run is not None]
+            for entry, of_entry in states.items()
+        }
+        typer.echo(table.markdown(finished))
+        for entry, runs in finished.items():
+            if len(runs) < len(states[entry]):
+                note(f"{name}: {len(runs)} of {len(states[entry])} runs of {entry} are finished")
+
+
+def _place(cell: Cell) -> str:
+    return f"{cell.name}/{cell.folder.name}"
+
+
+def _told(state: State) -> str:
+    return f"{state.progress}{f' ({state.reason})' if state.reason else ''}"
