@@ -136,7 +136,7 @@ CORRECTED: dict[str, dict[str, Any]] = {
         **{f"L_reg at {w:g}": {"w_reg": w} for w in (0.01, 0.1)},
         "prompts at zero": {"prompt_init": "zeros"},
         "fused": {"hybrid_prototypes": "fused"},
-        **{f"structure, rate {rate:g}": STRUCTURE | {"rate": rate} for rate in (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)},
+        **{f"structure, rate {rate:g}": STRUCTURE | {"rate": rate} for rate in (0.025, 0.05, 0.1, 0.2, 0.4)},
     }.items()
 }
 """NTK-CL corrected: the weights of terms whose form has changed have to be found again (spec §5)."""
