@@ -88,7 +88,12 @@ def run(
         There is no test data to evaluate on.
     """
     if not any(task.test is not None and len(task.test) for task in stream):
-        raise StreamError("The stream has no test images, so nothing can be measured; use Learner.learn instead.")
+        kind = f"{stream[0].train.modality}s"
+        raise StreamError(f"The stream has no test {kind}, so nothing can be measured; use Learner.learn instead.")
+    for task in stream[len(learner.history) :]:  # what cannot be read is refused before anything is kept
+        learner.engine.require(task.train, learner.train_view)
+        if task.test is not None:
+            learner.engine.require(task.test, learner.test_view)
     protocol = make_protocol(stream, learner)
     home = RunFolder(Path(folder)) if folder is not None else None
     matrix = AccuracyMatrix()

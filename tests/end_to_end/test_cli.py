@@ -273,7 +273,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(quick: list[object],
     """A real interrupt of a real process, while it learns the second task."""
     args = [*quick, "--set", "follow_epochs=600", "--out", tmp_path / "run"]
     command = [sys.executable, "-m", "evertune.cli", *map(str, args)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # a suite started in the background hands on that interrupts are ignored
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("task 1 of 2"):

@@ -111,6 +111,26 @@ def test_tasks_come_one_by_one(tmp_path: Path) -> None:
     assert "have changed since the run learned" in refused("diagnose", folder, "--per-task", 2)
 
 
+def test_tasks_are_read_as_told_and_found_again(tmp_path: Path) -> None:
+    monday, tuesday = write_task(tmp_path / "monday", ["blue", "green"]), write_task(tmp_path / "tuesday", ["red"])
+    photo = tuesday / "train/red/0.png"
+    photo.rename(tmp_path / "elsewhere.png")
+    photo.symlink_to(tmp_path / "elsewhere.png")
+    folder = tmp_path / "week"
+    method: list[Any] = ["--method", "aper", "--set", "epochs=1", "--device", "cpu", "--no-references"]
+    run: list[Any] = ["run", *method, "--out", folder, "--task", monday, "--task", tuesday]
+    assert "a link that leads outside" in refused(*run) and "--follow-links" in refused(*run)
+    works(*run, "--follow-links")
+    kept = json.loads((folder / "data.json").read_text())
+    assert kept["tasks"] == [str(monday), str(tuesday)] and kept["follow_links"] and "download" not in kept
+    assert "tuesday" in works("diagnose", folder, "--per-task", 2, "--device", "cpu")
+
+
+def test_tasks_without_tests_cannot_be_measured(tmp_path: Path) -> None:
+    monday = write_task(tmp_path / "monday", ["blue", "green"], tests=0)
+    assert "No task has test examples" in refused("run", *METHOD, "--task", monday, "--out", tmp_path / "run")
+
+
 def test_tasks_or_data(data: Path, tmp_path: Path) -> None:
     monday = write_task(tmp_path / "monday", ["blue", "green"])
     assert "Say what to learn" in refused("run", *METHOD)
@@ -118,6 +138,7 @@ def test_tasks_or_data(data: Path, tmp_path: Path) -> None:
     assert "--first, --stream means nothing with --task" in refused(
         "run", *METHOD, "--task", monday, "--first", 2, "--stream", "online=3"
     )
+    assert "--test means nothing with --task" in refused("run", *METHOD, "--task", monday, "--test", monday)
     assert "--kind blurry does not exist for a task" in refused("run", *METHOD, "--task", monday, "--kind", "blurry")
     assert "Two tasks are called monday" in refused("run", *METHOD, "--task", monday, "--task", monday)
     assert "shots means nothing for a stream of kind 'blurry'" in refused(

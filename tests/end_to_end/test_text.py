@@ -120,6 +120,10 @@ def test_texts_that_are_too_long_teach_nothing_unless_they_are_cut(encoder: Make
     with pytest.raises(DataError, match=r"long: 1 of 20 texts are longer than the 40 tokens .*\(long row [0-9]+\)"):
         me.learn(first)
     assert me.classes == () and all(torch.equal(v, before[k]) for k, v in me.method.state_dict().items())
+    late = TextSource([source.load(i) + " w10" * 40 * (i == 6) for i in range(40)], source.labels, CLASSES, name="late")
+    with pytest.raises(DataError, match="late: 1 of 20 texts are longer"):  # in the second task: told at the start
+        run(tasks(texts(40, 0), late), me, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     me = learner(encoder(), truncate=True)
     me.learn(first)
     assert me.predict([long.load(5)])[0] in CLASSES
@@ -212,6 +216,23 @@ def test_learn_and_predict(home: Path) -> None:
     long = "w10 w11 " * 40
     assert "1 of 1 texts are longer than the 24 tokens" in refused("predict", home, "--text", long)
     assert works("predict", home, "--text", long, "--truncate").split("\t")[1] in CLASSES
+
+
+def test_learn_reads_a_table_as_told(kept: Path, tmp_path: Path) -> None:
+    rows = (kept / "train.csv").read_text(encoding="utf-8").splitlines()
+    table = tmp_path / "mails.csv"
+    table.write_text("\n".join(["sentence,Topic", *rows[1:], "café,CAFÉ", "thé,café"]), encoding="latin-1")
+    common = ("learn", tmp_path / "home", "--data", table, "--backbone", f"hf:{kept / 'bert'}", "-m", "simple_cil")
+    told = ("--column", "text=sentence", "--column", "label=Topic", "--device", "cpu", "--cache", tmp_path / "cache")
+    assert "encoding='latin-1'" in refused(*common, *told)
+    assert "differ only in case" in refused(*common, *told, "--encoding", "latin-1")
+    said = works(*common, *told, "--encoding", "latin-1", "--normalise-labels")
+    assert f"learned task 1 from {len(rows) + 1} texts" in said and "on its test" not in said
+    assert any((tmp_path / "cache").rglob("*.safetensors"))
+    tuesday = tmp_path / "tuesday.csv"
+    tuesday.write_text("text,label\nun thé,Thé\nun café,CAFÉ \n", encoding="utf-8")
+    again = evertune_("learn", tmp_path / "home", "--data", tuesday, "--device", "cpu")
+    assert "'CAFÉ ' and" in again.stderr and "differ only in case or blanks, and are two classes" in again.stderr
 
 
 def test_what_cannot_be_predicted(home: Path, kept: Path) -> None:

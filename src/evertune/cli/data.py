@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,12 +36,7 @@ def data(
     encoding: s.Encoding = "utf-8",
     normalise_labels: s.NormaliseLabels = None,
     numbers_as_names: s.NumbersAsNames = False,
-    domain_level: Annotated[
-        bool,
-        typer.Option(
-            "--domain-level", help="The folders have a level <domain>/ above <class>/.", rich_help_panel=o.DATA
-        ),
-    ] = False,
+    domain_level: s.DomainLevel = False,
     skip_bad: o.SkipBad = False,
     follow_links: s.FollowLinks = False,
     max_pixels: s.MaxPixels = None,
@@ -72,23 +67,24 @@ def data(
         from evertune import open_splits, summarise
         from evertune import write_manifest as write
 
-        bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
         splits = open_splits(
             data,
             test=test,
             validation=validation,
             manifest=manifest,
-            columns=s.column_names(columns),
-            encoding=encoding,
-            normalise_labels=normalise_labels,
-            numbers_as_names=numbers_as_names,
-            domain_level=domain_level,
-            skip_bad=skip_bad,
             verify=False,  # broken files are part of what is told
-            follow_links=follow_links,
-            root=data_root,
             download=download,
-            **bound,
+            **s.reading(
+                columns,
+                encoding,
+                normalise_labels,
+                numbers_as_names,
+                domain_level,
+                skip_bad,
+                follow_links,
+                max_pixels,
+                data_root,
+            ),
         )
         summary = summarise(splits.train, splits.test, splits.validation, deep=deep)
         typer.echo(json.dumps(summary.as_dict(), ensure_ascii=False) if as_json else summary.report())

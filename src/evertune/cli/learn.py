@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evertune.cli import options as o
+from evertune.cli import sources as s
 from evertune.cli.commands import Command, stoppable
 from evertune.cli.folders import require_home
 from evertune.cli.root import app
@@ -34,9 +35,10 @@ def learn(
     data: Annotated[
         str,
         typer.Option(
-            "--data", "-d", metavar="DATA", help="The images of one task: a folder or .zip of <class>/<image>, all of "
-            "it for training; with train/ and test/ above the classes the test images are used to report an accuracy. "
-            "Or an .npz file or a data set by name, as for 'evertune run'.", rich_help_panel=o.DATA,
+            "--data", "-d", metavar="DATA", help="One task: a folder or .zip of <class>/<image>, or a table of texts "
+            "or image files, all of it for training; what says which examples are for testing (train/ and test/ above "
+            "the classes, a split column) has an accuracy reported on those. Or any other data that 'evertune run' "
+            "takes.", rich_help_panel=o.DATA,
         ),
     ],
     kind: Annotated[
@@ -47,7 +49,14 @@ def learn(
             rich_help_panel=o.DATA,
         ),
     ] = "class",
+    test: s.TestData = None,
+    columns: s.Columns = None,
+    encoding: s.Encoding = "utf-8",
+    normalise_labels: s.NormaliseLabels = None,
+    numbers_as_names: s.NumbersAsNames = False,
     skip_bad: o.SkipBad = False,
+    follow_links: s.FollowLinks = False,
+    max_pixels: s.MaxPixels = None,
     data_root: o.DataRoot = None,
     download: o.Download = False,
     method: o.MethodName = None,
@@ -70,6 +79,8 @@ def learn(
     workers: o.Workers = 0,
     pixels: o.Pixels = "exact",
     eval_batch: o.EvalBatch = 128,
+    cache: o.CacheFolder = None,
+    cache_size: o.CacheSize = None,
     quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Teach a learner one more task, and keep it.
@@ -95,6 +106,8 @@ def learn(
             "--test-resize": test_resize,
             "--seed": seed,
         }
+        from evertune.streams.task import warn_if_alike
+
         known = require_home(folder)
         changed = [option for option, value in given.items() if value is not None]
         if known and changed:
@@ -103,19 +116,31 @@ def learn(
                 "out, or name another folder for a new learner."
             )
         chosen = {} if known else o.method_options(method or "safe", preset, settings, batch)
-        task = task_of(data, kind, skip_bad=skip_bad, data_root=data_root, download=download)
+        reading = s.reading(
+            columns,
+            encoding,
+            normalise_labels,
+            numbers_as_names,
+            False,
+            skip_bad,
+            follow_links,
+            max_pixels,
+            data_root,
+        )
+        task = task_of(data, kind, reading | {"test": test, "download": download})
         tell_skipped(task.train)
+        runtime: dict[str, Any] = {
+            "precision": precision,
+            "device": device,
+            "workers": workers,
+            "pixels": pixels,
+            "eval_batch": eval_batch,
+            "cache": o.feature_cache(cache, cache_size),
+            "progress": not quiet,
+        }
         if known:
-            learner = o.kept_learner(
-                folder,
-                weights,
-                precision=precision,
-                device=device,
-                workers=workers,
-                pixels=pixels,
-                eval_batch=eval_batch,
-                progress=not quiet,
-            )
+            learner = o.kept_learner(folder, weights, **runtime)
+            warn_if_alike(task, learner.classes)
         else:
             learner = o.new_learner(
                 method or "safe",
@@ -132,12 +157,7 @@ def learn(
                 max_length=max_length,
                 pooling=pooling,
                 truncate=truncate,
-                precision=precision,
-                device=device,
-                workers=workers,
-                pixels=pixels,
-                eval_batch=eval_batch,
-                progress=not quiet,
+                **runtime,
             )
         reports = learner.learn(task)
         learner.save(folder)

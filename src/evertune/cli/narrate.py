@@ -64,6 +64,7 @@ class Narrator:
     def end(self, result: Run, folder: Path, seconds: float) -> list[str]:
         """The results, where their files are, and the time it all took."""
         again = ["this run was finished before: nothing was learned again"] if self.last is None else []
+        asked = "IMAGE ..." if self.kind == "image" else "--text TEXT"
         return [
             *again,
             "",
@@ -71,7 +72,7 @@ class Narrator:
             "",
             f"run folder  {folder}",
             f"picture     {folder / 'accuracy.png'}",
-            f"learner     {folder / 'learner'}   (evertune predict {folder} IMAGE ...)",
+            f"learner     {folder / 'learner'}   (evertune predict {folder} {asked})",
             f"time        {seconds:.1f} s",
         ]
 

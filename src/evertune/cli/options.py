@@ -44,7 +44,10 @@ Settings = Annotated[
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        "--batch", metavar="N", help="Images per training step: short for --set batch_size=N.", rich_help_panel=METHOD
+        "--batch",
+        metavar="N",
+        help="Images or texts per training step: short for --set batch_size=N.",
+        rich_help_panel=METHOD,
     ),
 ]
 
@@ -117,8 +120,8 @@ ProtocolName = Annotated[
 SkipBad = Annotated[
     bool,
     typer.Option(
-        "--skip-bad", help="Leave out files that are no readable images, and list them, instead of stopping.",
-        rich_help_panel=DATA,
+        "--skip-bad", help="Leave out files that are no readable images and rows without text, and list them, instead "
+        "of stopping.", rich_help_panel=DATA,
     ),
 ]  # fmt: skip
 DataRoot = Annotated[
@@ -194,8 +197,8 @@ Pixels = Annotated[
 EvalBatch = Annotated[
     int,
     typer.Option(
-        "--eval-batch", metavar="N", min=1, help="Images per batch where nothing is trained: memory against speed.",
-        rich_help_panel=MACHINE,
+        "--eval-batch", metavar="N", min=1, help="Images or texts per batch where nothing is trained: memory against "
+        "speed.", rich_help_panel=MACHINE,
     ),
 ]  # fmt: skip
 CacheFolder = Annotated[

@@ -23,13 +23,17 @@ def keep_origin(folder: Path, data: str, reading: Mapping[str, Any] | None = Non
     from evertune.engine import write_json
 
     if not (folder / FILE).exists():
-        options = dict(reading or {})
-        for name in ("test", "manifest"):
-            if options.get(name) is not None:
-                options[name] = _from_root(str(options[name]))
-        if options.get("root") is not None:
-            options["root"] = str(Path(options["root"]).expanduser().resolve())
-        write_json(folder / FILE, {"data": _from_root(data), **options})
+        write_json(folder / FILE, {"data": _from_root(data), **_kept(reading or {})})
+
+
+def _kept(reading: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(reading)
+    for name in ("test", "manifest"):
+        if options.get(name) is not None:
+            options[name] = _from_root(str(options[name]))
+    if options.get("root") is not None:
+        options["root"] = str(Path(options["root"]).expanduser().resolve())
+    return options
 
 
 def _from_root(data: str) -> str:
@@ -40,11 +44,11 @@ def _from_root(data: str) -> str:
     return data if named else str(path.resolve())
 
 
-def keep_tasks(folder: Path, tasks: Sequence[str], *, kind: str, skip_bad: bool) -> None:
+def keep_tasks(folder: Path, tasks: Sequence[str], kind: str, reading: Mapping[str, Any]) -> None:
     """Note what ``evertune run --task`` was given; anew when tasks were added."""
     from evertune.engine import read_json, write_json
 
-    origin = {"tasks": [str(Path(task).expanduser().resolve()) for task in tasks], "kind": kind, "skip_bad": skip_bad}
+    origin = {"tasks": [_from_root(task) for task in tasks], "kind": kind, **_kept(reading)}
     file = folder / FILE
     if not file.exists() or read_json(file) != origin:
         write_json(file, origin)
@@ -67,7 +71,8 @@ def open_stream(folder: Path, data: str | None, root: Path | None) -> Stream:
         return stream_of(folder, *open_origin(folder, data, root))
     if data is not None:
         raise RunError(f"The tasks of {folder} are folders of their own: leave --data out.")
-    stream = tasks_of(kept["tasks"], kept["kind"], skip_bad=kept["skip_bad"])
+    reading = {name: value for name, value in kept.items() if name not in ("tasks", "kind")}
+    stream = tasks_of(kept["tasks"], kept["kind"], reading)
     if stream.description()["tasks"] != read_json(folder / "protocol.json")["fields"]["stream"]["tasks"]:
         raise RunError(f"The folders of the tasks of {folder} have changed since the run learned from them.")
     return stream

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from evertune import AccuracyMatrix, Stream
 
 DATA_HELP = (
-    "An .npz file with x_train, y_train, x_test, y_test; a folder or .zip of train/<class>/<image> and "
-    "test/<class>/<image>, of <class>/<image> (a fifth is then held out for testing), or with an index.csv; or a data "
-    "set by name: digits, cifar100, flowers102 ..."
+    "A folder or .zip of train/<class>/<image> and test/<class>/<image>, of <class>/<image> (a fifth is then held out "
+    "for testing), or with an index.csv; a table (.csv, .tsv, .json, .jsonl) with a column of texts or image files and "
+    "one of classes; an .npz file with x_train, y_train, x_test, y_test; or a data set by name: digits, cifar100, "
+    "hf:NAME ..."
 )
 
 
@@ -48,15 +49,15 @@ def run(
         list[str] | None,
         typer.Option(
             "--task", metavar="FOLDER", help="One task, instead of --data: a folder or .zip of <class>/<image>, or of "
-            "train/ and test/ above the classes. Give one for each, in order. With the same --out and more of them, "
-            "the run goes on with the new.", show_default=False, rich_help_panel=o.DATA,
+            "train/ and test/ above the classes, or a table. Give one for each, in order. With the same --out and more "
+            "of them, the run goes on with the new.", show_default=False, rich_help_panel=o.DATA,
         ),
     ] = None,
     kind: Annotated[
         str | None,
         typer.Option(
             "--kind", metavar="NAME", help="class: new classes with every task. domain: the classes of a new domain "
-            "with every task; domains come from --domain-level, an index.csv column, or the .npz. mixed: new classes "
+            "with every task; domains come from --domain-level, a table's column, or the .npz. mixed: new classes "
             "and new domains. data: more data of the same classes. time: by a time column. blurry: classes that run "
             "into the next tasks.",
             show_default="class; with --task mixed, anything", rich_help_panel=o.DATA,
@@ -87,7 +88,7 @@ def run(
     train_per_class: Annotated[
         int | None,
         typer.Option(
-            "--train-per-class", metavar="N", help="Only the first N training images of each class.",
+            "--train-per-class", metavar="N", help="Only the first N training examples of each class.",
             show_default="all", rich_help_panel=o.DATA,
         ),
     ] = None,
@@ -105,14 +106,11 @@ def run(
     encoding: s.Encoding = "utf-8",
     normalise_labels: s.NormaliseLabels = None,
     numbers_as_names: s.NumbersAsNames = False,
-    domain_level: Annotated[
-        bool,
-        typer.Option(
-            "--domain-level", help="The folders have a level <domain>/ above <class>/.", rich_help_panel=o.DATA
-        ),
-    ] = False,
+    domain_level: s.DomainLevel = False,
     protocol: o.ProtocolName = None,
     skip_bad: o.SkipBad = False,
+    follow_links: s.FollowLinks = False,
+    max_pixels: s.MaxPixels = None,
     data_root: o.DataRoot = None,
     download: o.Download = False,
     method: o.MethodName = None,
@@ -154,7 +152,7 @@ def run(
     task_incremental: Annotated[
         bool,
         typer.Option(
-            "--task-incremental", help="Also report the accuracy among the classes of each image's task, the task "
+            "--task-incremental", help="Also report the accuracy among the classes of each example's task, the task "
             "being told. Methods that infer the task report it anyhow.", rich_help_panel=o.OUTPUT,
         ),
     ] = False,
@@ -201,21 +199,22 @@ def run(
             "train_per_class": train_per_class,
             "settings": stream_settings,
         }
-        reading: dict[str, Any] = {
-            "test": test,
-            "manifest": manifest,
-            "columns": s.column_names(columns),
-            "encoding": encoding,
-            "normalise_labels": normalise_labels,
-            "numbers_as_names": numbers_as_names,
-            "domain_level": domain_level,
-            "skip_bad": skip_bad,
-            "root": data_root,
-        }
+        parts: dict[str, Any] = {"test": test, "manifest": manifest}
+        reading = s.reading(
+            columns,
+            encoding,
+            normalise_labels,
+            numbers_as_names,
+            domain_level,
+            skip_bad,
+            follow_links,
+            max_pixels,
+            data_root,
+        )
         if data is None:
-            stream = _of_tasks(given, kind, cuts, skip_bad)
+            stream = _of_tasks(given, kind, cuts | parts, reading | {"download": download})
         else:
-            train, tested = open_data(data, download=download, **reading)
+            train, tested = open_data(data, download=download, **parts, **reading)
             tell_skipped(train, tested)
             stream = cut(train, tested, kind=kind or "class", protocol=named, **cuts)
         learner = o.new_learner(
@@ -246,15 +245,16 @@ def run(
         if named is not None and learner.engine.runtime.main:
             tell_unlike(named, stream, learner)
         narrator = Narrator(stream, learner, silent if quiet else say)
+        learner.engine.require(stream[0].train)  # of the other kind: nothing true could be said of it
         narrator.begin()
 
         def on_stage(stage: int, matrix: AccuracyMatrix) -> None:
             narrator.on_stage(stage, matrix)
             if learner.engine.runtime.main:
                 if data is None:
-                    keep_tasks(folder, given, kind=stream.kind, skip_bad=skip_bad)
+                    keep_tasks(folder, given, stream.kind, reading)
                 else:
-                    keep_origin(folder, data, reading)
+                    keep_origin(folder, data, parts | reading)
 
         result = run_stream(
             stream,
@@ -273,11 +273,16 @@ def run(
             say(f"protocol    {stated(named, result)}")
 
 
-def _of_tasks(folders: list[str], kind: str | None, cuts: dict[str, Any], skip_bad: bool) -> Stream:
+def _of_tasks(folders: list[str], kind: str | None, cuts: dict[str, Any], reading: dict[str, Any]) -> Stream:
     meaningless = [f"--{name.replace('_', '-')}" for name, value in cuts.items() if value]
     if meaningless:
         named = ", ".join(meaningless).replace("--settings", "--stream")
         raise ConfigError(f"{named} means nothing with --task, which says what a task is.")
-    stream = tasks_of(folders, kind, skip_bad=skip_bad)
+    stream = tasks_of(folders, kind, reading)
     tell_skipped(*(task.train for task in stream))
+    if all(task.test is None for task in stream):
+        raise ConfigError(
+            "No task has test examples, so nothing can be measured: put train/ and test/ above the classes of at least "
+            "one, or give a table a split column. 'evertune learn' teaches without measuring."
+        )
     return stream

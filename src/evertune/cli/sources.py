@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ TestData = Annotated[
     str | None,
     typer.Option(
         "--test", metavar="DATA", help="The test part, where it is kept elsewhere than the training part.",
-        show_default="in the data, or a fifth of it", rich_help_panel=DATA,
+        show_default="in the data, or drawn from it", rich_help_panel=DATA,
     ),
 ]  # fmt: skip
 ValidationData = Annotated[
@@ -42,6 +42,10 @@ Columns = Annotated[
 Encoding = Annotated[
     str, typer.Option("--encoding", metavar="NAME", help="What a table is written in.", rich_help_panel=DATA)
 ]
+DomainLevel = Annotated[
+    bool,
+    typer.Option("--domain-level", help="The folders have a level <domain>/ above <class>/.", rich_help_panel=DATA),
+]
 NormaliseLabels = Annotated[
     bool | None,
     typer.Option(
@@ -64,6 +68,32 @@ MaxPixels = Annotated[
         show_default="89478485", rich_help_panel=DATA,
     ),
 ]  # fmt: skip
+
+
+def reading(
+    columns: Sequence[str] | None,
+    encoding: str,
+    normalise_labels: bool | None,
+    numbers_as_names: bool,
+    domain_level: bool,
+    skip_bad: bool,
+    follow_links: bool,
+    max_pixels: int | None,
+    data_root: Path | None,
+) -> dict[str, Any]:
+    """How a data set is to be read: options of :func:`evertune.open_data`, ready for JSON but for the root."""
+    bound = {} if max_pixels is None else {"max_pixels": max_pixels}
+    return {
+        "columns": column_names(columns),
+        "encoding": encoding,
+        "normalise_labels": normalise_labels,
+        "numbers_as_names": numbers_as_names,
+        "domain_level": domain_level,
+        "skip_bad": skip_bad,
+        "follow_links": follow_links,
+        "root": data_root,
+        **bound,
+    }
 
 
 def column_names(columns: Sequence[str] | None) -> dict[str, str]:

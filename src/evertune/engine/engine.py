@@ -91,7 +91,7 @@ class Engine:
         TrainingError
             The loss became infinite or not a number.
         """
-        self._require(source, self.train_view, self.test_view)
+        self.require(source, self.train_view, self.test_view)
         decoded = self._decoded(source)
         for number, phase in enumerate(method.phases(task)):
             started = time.perf_counter()
@@ -284,7 +284,7 @@ class Engine:
         DataError
             The examples are not of the kind that the backbone reads, or beyond what it reads.
         """
-        self._require(source, self.test_view)
+        self.require(source, self.test_view)
         data = source.digest if remember else ""
         frozen = [t for t in branches if t is None or t.frozen]
         spread = self.runtime.world > 1
@@ -319,7 +319,8 @@ class Engine:
         back = order.argsort()
         return {name: torch.cat(chunks)[back] for name, chunks in parts.items()}
 
-    def _require(self, source: Source, *views: View) -> None:
+    def require(self, source: Source, *views: View) -> None:
+        """DataError if the backbone does not read what the source holds, or a view cannot show it."""
         kind = self.backbone.modality
         if source.modality != kind:
             name = self.backbone.identity.name

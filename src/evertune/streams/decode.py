@@ -89,7 +89,7 @@ def _opened(file: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _too_large(max_pixels: int) -> str:
-    return f"it would unpack to more than {max_pixels} pixels; a higher bound can be set with max_pixels"
+    return f"it would unpack to more than {max_pixels} pixels; max_pixels (--max-pixels) sets a higher bound"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -33,7 +33,7 @@ def open_hub(name: str, reading: Reading, download: bool) -> dict[str, Source]:
     try:
         import datasets  # noqa: F401  # asked for here, used below
     except ImportError as error:
-        raise DataError(f"hf:{name} needs the package datasets: pip install datasets.") from error
+        raise DataError(f"hf:{name} needs the package datasets: pip install evertune[hf].") from error
     path, _, configuration = name.partition(":")
     folder = Path(path).expanduser()
     try:
@@ -41,7 +41,9 @@ def open_hub(name: str, reading: Reading, download: bool) -> dict[str, Source]:
             loaded = _load(folder, path, configuration, reading)
     except Exception as error:  # the library raises its own types, those of the network and of every file format
         reason = " ".join(str(error).split())
-        remedy = "Check the name and the network." if download else "Ask for the download with download=True."
+        remedy = (
+            "Check the name and the network." if download else "Ask for the download with download=True (--download)."
+        )
         if folder.exists():
             remedy = "Give a folder of parquet, CSV or JSON files, or one that save_to_disk wrote."
         raise DataError(f"hf:{name} cannot be opened ({reason}). {remedy}") from error

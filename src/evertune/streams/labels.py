@@ -93,6 +93,16 @@ def merged(
     return np.array([table[spelling[i]] for i in range(len(names))], dtype=np.int64), tuple(table)
 
 
+def alike(new: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """The new names that are not known but differ from a known one in case or blanks only, each with that one.
+
+    >>> alike(["Cat", "dog", "owl"], ["cat", "dog"])
+    {'Cat': 'cat'}
+    """
+    folded = {_fold(name): name for name in known}
+    return {name: folded[_fold(name)] for name in new if name not in known and _fold(name) in folded}
+
+
 def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", " ".join(name.split()).casefold())
 

@@ -62,7 +62,9 @@ def _from_folders(store: Store, reading: Reading) -> Listing:
             domains.append(inner[0])
             parts.append(SPELLED[path[0].lower()] if is_split else 0)
         elif len(inner) > 2 + domain_level:
-            remedy = "" if domain_level else f" If {inner[0]!r} is a domain, ask for a domain level."
+            remedy = (
+                "" if domain_level else f" If {inner[0]!r} is a domain, say so with domain_level=True (--domain-level)."
+            )
             raise DataError(f"{store.describe(file)} lies deeper than {wanted}.{remedy}")
         elif PurePosixPath(file).suffix.lower() in SUFFIXES:
             raise DataError(f"{store.describe(file)} lies outside any class folder; {wanted} is expected.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -29,14 +29,6 @@ class Rule(NamedTuple):
     test: float = 0.2
     validation: float = 0.0
     seed: int = 0
-
-
-class Example(NamedTuple):
-    """One row of a listing."""
-
-    value: str
-    label: str
-    split: str | None
 
 
 class Skipped(NamedTuple):
@@ -71,20 +63,9 @@ class Listing:
         return len(self.values)
 
     @property
-    def is_split(self) -> bool:
-        return self.parts is not None
-
-    @property
     def given(self) -> set[str]:
         """The parts that have rows."""
         return set() if self.parts is None else {PARTS[part] for part in np.unique(self.parts)}
-
-    @property
-    def examples(self) -> Iterator[Example]:
-        """The rows one by one."""
-        for row, value in enumerate(self.values):
-            split = None if self.parts is None else PARTS[self.parts[row]]
-            yield Example(value, self.classes[self.labels[row]], split)
 
     def take(self, rows: NDArray[Any]) -> Listing:
         """Some rows: positions, or a mask."""

@@ -121,6 +121,6 @@ def _missing(name: str, home: Path, error: Exception, download: bool) -> DataErr
     if download:
         return DataError(f"{name!r} could not be downloaded to {home} ({error}). Check the network and try again.")
     return DataError(
-        f"{name!r} is not in {home} ({error}). Ask for the download with download=True, "
+        f"{name!r} is not in {home} ({error}). Ask for the download with download=True (--download), "
         f"or name the folder that holds it with root."
     )

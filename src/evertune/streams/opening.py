@@ -9,17 +9,16 @@ from typing import Any, TypedDict, Unpack
 
 from evertune.errors import ConfigError, DataError
 from evertune.streams.arrays import open_npz
-from evertune.streams.checks import check_files
 from evertune.streams.files import Folder, Zip
 from evertune.streams.hugging_face import open_hub
 from evertune.streams.layout import read_layout
-from evertune.streams.listing import Listing, Rule, together
+from evertune.streams.listing import Listing, Rule
 from evertune.streams.named import NAMES, open_named
 from evertune.streams.objects import open_object
 from evertune.streams.reading import Reading
 from evertune.streams.rows import SUFFIXES
 from evertune.streams.source import Source
-from evertune.streams.splits import Splits, complete, of_listings, of_sources, own_parts, warn_of_leakage
+from evertune.streams.splits import Splits, of_listings, of_sources, own_parts, warn_of_leakage
 from evertune.streams.table import read_table
 
 HUB = "hf:"
@@ -108,30 +107,60 @@ def open_splits(
     **choices: Any,
 ) -> Splits:
     """Train, validation (or None) and test examples of a data set, as :func:`open_data`."""
-    if validation is not None and test is None:
-        raise ConfigError("A validation part was given without a test part: give test too.")
-    home = None if root is None else Path(root).expanduser()
-    reading = Reading(root=home, columns=columns or {}, **choices)
     given = {"train": spec, "validation": validation, "test": test}
     rule = Rule(test_fraction, validation_fraction, seed)
+    parts = _parts(given, _reading(root, columns, choices), manifest, rule, download)
+    return Splits(parts["train"], parts.get("validation"), parts["test"])
+
+
+def open_task(
+    spec: Any,
+    *,
+    test: Any = None,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    columns: Mapping[str, str] | None = None,
+    **choices: Any,
+) -> tuple[Source, Source | None]:
+    """A data set as the data of one task: what says nothing of parts is training data, all of it.
+
+    Returns
+    -------
+    Training examples, and the test examples where the data has some or ``test`` names them. Options as of
+    :func:`open_data`; no part is drawn here.
+    """
+    given = {"train": spec, "test": test}
+    parts = _parts(given, _reading(root, columns, choices), None, None, download)
+    return parts["train"], parts.get("test")
+
+
+def _reading(
+    root: str | os.PathLike[str] | None, columns: Mapping[str, str] | None, choices: Mapping[str, Any]
+) -> Reading:
+    return Reading(root=None if root is None else Path(root).expanduser(), columns=columns or {}, **choices)
+
+
+def _parts(
+    given: Mapping[str, Any],
+    reading: Reading,
+    manifest: str | os.PathLike[str] | None,
+    rule: Rule | None,
+    download: bool,
+) -> dict[str, Source]:
+    """Sources by part, from the data that was given for each; without a rule nothing is drawn from "train"."""
+    if given.get("validation") is not None and given["test"] is None:
+        raise ConfigError("A validation part was given without a test part: give test too.")
     opened = {part: _open(each, reading, download) for part, each in given.items() if each is not None}
     listings = {part: each for part, each in opened.items() if isinstance(each, Listing)}
     if listings and len(listings) < len(opened):
         raise ConfigError("The parts are of different kinds: give all as folders, zips or tables, or none.")
     if listings:
-        splits = of_listings(listings, reading, manifest, rule)
+        parts = of_listings(listings, reading, manifest, rule)
     else:
-        parts = own_parts({part: each for part, each in opened.items() if not isinstance(each, Listing)})
-        splits = of_sources(parts, reading, manifest, rule)
-    warn_of_leakage(splits)
-    return splits
-
-
-def open_layout(path: Path, *, skip_bad: bool, domain_level: bool) -> Listing:
-    """The examples of a folder, zip or table, divided or not, with their files looked at."""
-    reading = Reading(skip_bad=skip_bad, domain_level=domain_level)
-    listing = together({"": complete(_listing(path, reading))}, reading.normalise_labels)[""]
-    return check_files(listing, reading)
+        own = own_parts({part: each for part, each in opened.items() if not isinstance(each, Listing)})
+        parts = of_sources(own, reading, manifest, rule)
+    warn_of_leakage(parts)
+    return parts
 
 
 def _open(spec: Any, reading: Reading, download: bool) -> Listing | dict[str, Source]:

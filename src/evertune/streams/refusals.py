@@ -16,7 +16,7 @@ def require_new(task: Task, owner: Mapping[str, Task]) -> None:
     if known and len(known) == len(task.classes):
         raise StreamError(
             f"Task {task.name!r} brings no new class: {some(known)} came before. "
-            f"Leave it out, or make a stream of kind 'domain' if its images are of a new domain."
+            f"Leave it out, or make a stream of kind 'domain' if it is of a new domain."
         )
     if known:
         others = sorted({owner[name].name for name in known})
@@ -34,8 +34,8 @@ def require_data(train: Source, test: Source | None) -> None:
     if len(present) == 1:
         raise StreamError(
             f"{train.name} has one class, {present[0]!r}, so there is nothing to tell apart. "
-            f"Add images of another class (a folder 'other' will do); "
-            f"to teach one more class to a learner, use Task.from_folder."
+            f"Add {train.modality}s of another class ('other' will do); "
+            f"to teach one more class to a learner, use Task.from_folder (evertune learn)."
         )
     if test is not None:
         require_seen(test, present, train.name)
@@ -46,8 +46,8 @@ def require_domains(train: Source, test: Source | None) -> None:
     require_data(train, None)
     if train.domains is None:
         raise StreamError(
-            f"{train.name} has no domains. Give an index.csv with a column 'domain', folders "
-            f"<domain>/<class>/<file> opened with a domain level, or an array of domains."
+            f"{train.name} has no domains. Give a table with a domain column, folders <domain>/<class>/<file> opened "
+            f"with domain_level=True (--domain-level), or an array of domains."
         )
     if test is None:
         return

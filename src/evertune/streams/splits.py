@@ -28,9 +28,12 @@ class Splits(NamedTuple):
     test: Source
 
 
-def complete(listing: Listing) -> Listing:
-    """A listing that is not divided, or has train and test; a validation part stands in for a missing test part."""
-    if listing.parts is None:
+def complete(listing: Listing, *, tested: bool) -> Listing:
+    """A listing that is not divided, or has train and (if it must be ``tested``) test.
+
+    A validation part stands in for a missing test part.
+    """
+    if listing.parts is None or (not tested and listing.given == {"train"}):
         return listing
     if "train" not in listing.given or listing.given == {"train"}:
         raise DataError(
@@ -46,34 +49,41 @@ def complete(listing: Listing) -> Listing:
 
 
 def of_listings(
-    listings: Mapping[str, Listing], reading: Reading, manifest: str | os.PathLike[str] | None, rule: Rule
-) -> Splits:
-    """The parts of one listing under "train", or of listings that were each named for one part."""
+    listings: Mapping[str, Listing], reading: Reading, manifest: str | os.PathLike[str] | None, rule: Rule | None
+) -> dict[str, Source]:
+    """The parts of one listing under "train", or of listings that were each named for one part.
+
+    Without a rule, what is not divided is all "train".
+    """
     alone = len(listings) == 1
-    own = {part: complete(listing) if alone else _own(listing, part) for part, listing in listings.items()}
-    shared = together({"": own["train"]} if alone else own, reading.normalise_labels)
+    tested = rule is not None
+    if alone:
+        own = {"": complete(listings["train"], tested=tested)}
+    else:
+        own = {part: _own(listing, part) for part, listing in listings.items()}
+    shared = together(own, reading.normalise_labels)
     checked = {part: check_files(listing, reading) for part, listing in shared.items()}
     if manifest is not None:
         return _as_written(list(checked.values()), manifest)
     if alone:
-        divided = checked[""].divided(rule)
-        parts = {part: divided.source(part) for part in PARTS if part != "validation" or part in divided.given}
+        divided = checked[""] if rule is None else checked[""].divided(rule)
+        wanted = {"train"} | divided.given | ({"test"} if tested else set())
+        parts = {part: divided.source(part) for part in PARTS if part in wanted}
     else:
         parts = {part: listing.source() for part, listing in checked.items()}
-        if rule.validation and "validation" not in parts:
+        if rule is not None and rule.validation and "validation" not in parts:
             train = replace(checked["train"], parts=np.zeros(len(checked["train"]), np.int8)).divided(rule)
             parts |= {part: train.source(part) for part in ("train", "validation")}
-    return Splits(parts["train"], parts.get("validation"), parts["test"])
+    return parts
 
 
-def _as_written(listings: Sequence[Listing], manifest: str | os.PathLike[str]) -> Splits:
+def _as_written(listings: Sequence[Listing], manifest: str | os.PathLike[str]) -> dict[str, Source]:
     whole = [replace(listing, parts=None) for listing in listings]
     found = find_rows(read_manifest(manifest), [listing.source() for listing in whole], str(manifest))
-    parts = {
+    return {
         part: joined([replace(whole[i].take(rows), name=f"{whole[i].name} {part}").source() for i, rows in places])
         for part, places in found.items()
     }
-    return Splits(parts["train"], parts.get("validation"), parts["test"])
 
 
 def _own(listing: Listing, part: str) -> Listing:
@@ -93,9 +103,9 @@ def own_parts(opened: Mapping[str, Mapping[str, Source]]) -> Mapping[str, Source
 
 
 def of_sources(
-    parts: Mapping[str, Source], reading: Reading, manifest: str | os.PathLike[str] | None, rule: Rule
-) -> Splits:
-    """The parts as they are; of "train" alone, drawn by the rule."""
+    parts: Mapping[str, Source], reading: Reading, manifest: str | os.PathLike[str] | None, rule: Rule | None
+) -> dict[str, Source]:
+    """The parts as they are; of "train" alone, drawn by the rule if there is one."""
     parts = dict(parts)
     if len({id(source.source if isinstance(source, Subset) else source) for source in parts.values()}) > 1:
         for part, source in parts.items():
@@ -104,15 +114,16 @@ def of_sources(
     if manifest is not None:
         pool = list(parts.values())
         found = find_rows(read_manifest(manifest), pool, str(manifest))
-        chosen = {part: joined([pool[i].select(rows) for i, rows in places]) for part, places in found.items()}
-        return Splits(chosen["train"], chosen.get("validation"), chosen["test"])
+        return {part: joined([pool[i].select(rows) for i, rows in places]) for part, places in found.items()}
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
+    if rule is None:
+        return parts
     if "test" not in parts:
         parts["train"], parts["test"] = divided(parts["train"], rule.test, rule.seed, "test_fraction")
     if "validation" not in parts and rule.validation:
         parts["train"], parts["validation"] = divided(parts["train"], rule.validation, rule.seed, "validation_fraction")
-    return Splits(parts["train"], parts.get("validation"), parts["test"])
+    return parts
 
 
 def divided(source: Source, fraction: float, seed: int, option: str = "test_fraction") -> tuple[Source, Source]:
@@ -134,15 +145,16 @@ def _share_classes(sources: list[Source], normalise: bool | None) -> None:
             source.labels, source.classes = moved[source.labels], classes
 
 
-def warn_of_leakage(splits: Splits) -> None:
+def warn_of_leakage(parts: Mapping[str, Source]) -> None:
     """Warn where a text is in train and in test; of images ``summarise`` tells, which reads them."""
-    if splits.train.modality != "text":
+    train, test = parts["train"], parts.get("test")
+    if train.modality != "text" or test is None:
         return
-    tested = {splits.test.content(row) for row in range(len(splits.test))}
-    leaked = sum(splits.train.content(row) in tested for row in range(len(splits.train)))
+    tested = {test.content(row) for row in range(len(test))}
+    leaked = sum(train.content(row) in tested for row in range(len(train)))
     if leaked:
         warnings.warn(
-            f"{splits.train.name}: {leaked} of {len(splits.train)} training texts are in the test part too, word for "
+            f"{train.name}: {leaked} of {len(train)} training texts are in the test part too, word for "
             f"word; summarise() (evertune data) shows them.",
             UserWarning,
             stacklevel=3,

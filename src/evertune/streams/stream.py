@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from evertune.streams.chain import chained
 from evertune.streams.groups import class_groups
 from evertune.streams.longtail import Tail, long_tailed
 from evertune.streams.online import chunks
+from evertune.streams.opening import Options
 from evertune.streams.order import arrange, few_per_class, first_per_class
 from evertune.streams.refusals import require_data, require_domains, require_new
 from evertune.streams.source import Source
-from evertune.streams.task import Kind, Task, require_seen, some, warn_if_single
+from evertune.streams.task import Kind, Task, require_seen, some, warn_if_alike, warn_if_single
 from evertune.streams.times import rows_by_time
 
 PLAIN = {"kind", "first", "increment", "order_seed", "order", "train_per_class"}
@@ -70,7 +71,7 @@ class Stream(Sequence[Task]):
         if len(self.classes) < 2:
             raise StreamError(
                 f"The whole stream has one class, {self.classes[0]!r}, so there is nothing to tell apart. "
-                f"Add images of another class (a folder 'other' will do)."
+                f"Add {self.tasks[0].train.modality}s of another class ('other' will do)."
             )
 
     @classmethod
@@ -323,23 +324,28 @@ class Stream(Sequence[Task]):
         return cls(chunks(stream.tasks, chunk, seed, boundary), data=stream.data, settings=settings)
 
     @classmethod
-    def of(cls, *tasks: Task | str | os.PathLike[str], kind: Kind = "mixed", skip_bad: bool = False) -> Stream:
+    def of(cls, *tasks: Task | str | os.PathLike[str], kind: Kind = "mixed", **options: Unpack[Options]) -> Stream:
         """Tasks, or folders of class folders, in order; later the same stream with more of them goes on.
 
         ``evertune.run`` on a run folder that knows the first tasks learns the new ones. Every task needs a name of its
-        own, which is the folder's. ``kind`` and ``skip_bad`` as in :meth:`Task.from_folder`.
+        own, which is the folder's. ``kind`` and ``options`` as in :meth:`Task.from_folder`.
         """
         made = [
             replace(task, index=index, kind=kind)
             if isinstance(task, Task)
-            else Task.from_folder(task, index=index, kind=kind, skip_bad=skip_bad)
+            else Task.from_folder(task, index=index, kind=kind, **options)
             for index, task in enumerate(tasks)
         ]
         names = [task.name for task in made]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise StreamError(f"Two tasks are called {some(twice)}: a task is known by its name, so give each its own.")
-        return cls(made)
+        stream = cls(made)
+        known: list[str] = []
+        for task in made:
+            warn_if_alike(task, known)
+            known += task.classes
+        return stream
 
     @classmethod
     def chain(cls, streams: Mapping[str, Stream], *, interleave: bool = False) -> Stream:

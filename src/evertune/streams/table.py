@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,22 @@ def find_columns(
             f"columns={{'text': {roles['text']!r}}} (--column text={roles['text']})."
         )
     if "label" not in roles or not set(_EXAMPLES) & set(roles):
+        missing = {role: _likely(role, columns) for role in (examples[0], "label") if role not in roles}
+        if set(_EXAMPLES) & set(roles):
+            missing.pop(examples[0], None)
         raise DataError(
             f"{where} needs the columns {' or '.join(examples)} and class (or label); it has "
-            f"{', '.join(columns) or 'nothing'}. Name others with columns={{{examples[0]!r}: …, 'label': …}} "
-            f"(--column {examples[0]}=… --column label=…)."
+            f"{', '.join(columns) or 'nothing'}. Name others with columns={missing} "
+            f"({' '.join(f'--column {role}={name}' for role, name in missing.items())})."
         )
     return roles
+
+
+def _likely(role: str, columns: Sequence[str]) -> str:
+    """The column whose name is nearest to those of the role, or an ellipsis."""
+    named = {column.lower(): column for column in columns}
+    close = (get_close_matches(name, named, n=1, cutoff=0.75) for name in ROLES[role])
+    return next((named[found[0]] for found in close if found), "…")
 
 
 class _Table:

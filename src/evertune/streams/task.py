@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 
 from evertune.errors import StreamError
-from evertune.streams.opening import open_layout
+from evertune.streams.labels import alike
+from evertune.streams.opening import Options, open_task
 from evertune.streams.source import Source
 
 Kind = Literal["class", "domain", "mixed"]
@@ -52,33 +53,28 @@ class Task:
     @classmethod
     def from_folder(
         cls,
-        path: str | os.PathLike[str],
+        data: Any,
         *,
         name: str | None = None,
         index: int = 0,
         kind: Kind = "class",
-        skip_bad: bool = False,
+        **options: Unpack[Options],
     ) -> Task:
         """A task from a folder (or zip) of class folders, or of train and test folders of these.
 
-        Without train and test folders every image is training data. One class is enough.
+        ``data`` may be a table or whatever else :func:`evertune.open_data` takes, whose ``options`` hold here too, but
+        for those that divide data: what says nothing of train and test is training data, all of it. One class is
+        enough. The task is called as the folder or file, unless ``name`` says otherwise.
         """
-        root = Path(path).expanduser()
-        layout = open_layout(root, skip_bad=skip_bad, domain_level=False)
-        train = layout.source("train" if layout.is_split else None)
-        has_test = any(example.split == "test" for example in layout.examples)
+        train, test = open_task(data, **options)
         warn_if_single(train)
-        return cls(
-            index,
-            name or root.resolve().stem,
-            train,
-            layout.source("test") if has_test else None,
-            kind=kind,
-        )
+        called = Path(data).expanduser().resolve().stem if isinstance(data, str | os.PathLike) else train.name
+        return cls(index, name or called, train, test, kind=kind)
 
     def __repr__(self) -> str:
-        tested = "no test images" if self.test is None else f"{len(self.test)} test images"
-        return f"<Task {self.index} {self.name!r}: {len(self.classes)} classes, {len(self.train)} images, {tested}>"
+        kind = f"{self.train.modality}s"
+        tested = f"no test {kind}" if self.test is None else f"{len(self.test)} test {kind}"
+        return f"<Task {self.index} {self.name!r}: {len(self.classes)} classes, {len(self.train)} {kind}, {tested}>"
 
 
 def require_seen(test: Source, seen: Collection[str], where: str) -> None:
@@ -88,20 +84,34 @@ def require_seen(test: Source, seen: Collection[str], where: str) -> None:
     if unseen:
         count = len(test.rows_of(unseen))
         raise StreamError(
-            f"{where}: {count} test images belong to classes that training never saw: {some(unseen)}. "
-            f"Add training images of them, or remove them from the test data."
+            f"{where}: {count} test {test.modality}s belong to classes that training never saw: {some(unseen)}. "
+            f"Add training {test.modality}s of them, or remove them from the test data."
         )
 
 
 def warn_if_single(train: Source) -> None:
-    """Warn of classes with one training image: they can be learned, but nothing can be held out from them."""
+    """Warn of classes with one training example: they can be learned, but nothing can be held out from them."""
     single = [train.classes[i] for i in np.flatnonzero(train.counts() == 1)]
     if single:
+        few = "1 class has" if len(single) == 1 else f"{len(single)} classes have"
         warnings.warn(
-            f"{train.name}: {len(single)} classes have a single training image ({some(single)}); "
-            f"what is learned of them hangs on that one image.",
+            f"{train.name}: {few} a single training {train.modality} ({some(single)}); "
+            f"what is learned of them hangs on that one {train.modality}.",
             UserWarning,
             stacklevel=3,
+        )
+
+
+def warn_if_alike(task: Task, known: Sequence[str]) -> None:
+    """Warn of classes that look like known ones and are taken for others."""
+    found = alike(task.classes, known)
+    if found:
+        pairs = some([f"{name!r} and {other!r}" for name, other in found.items()])
+        warnings.warn(
+            f"Task {task.name!r}: {pairs} differ only in case or blanks, and are two classes. If they are one, spell "
+            f"them alike.",
+            UserWarning,
+            stacklevel=2,
         )
 
 

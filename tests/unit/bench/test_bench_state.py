@@ -163,7 +163,8 @@ def test_ctrl_c_stops_what_runs_and_starts_nothing_more(monkeypatch: pytest.Monk
     work(
         monkeypatch,
         tmp_path,
-        "import sys, time, pathlib\nfolder = pathlib.Path(sys.argv[-1])\n"
+        "import signal, sys, time, pathlib\nfolder = pathlib.Path(sys.argv[-1])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored\n"
         "if folder.name == 'quick': sys.exit()\n"
         "try:\n    (folder.parent / 'started').touch(); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    (folder.parent / 'stopped').touch()\n",

@@ -234,7 +234,7 @@ def test_a_file_that_breaks_only_when_read_is_named(make_images: MakeImages) -> 
         ({"a": 2, "b": 0}, {}, "/b: the folder is empty"),
         ({"train/a": 2}, {}, "has a train folder but no test or val folder"),
         ({"train/a": 2, "test/a": 1, "extra/a": 1}, {}, "beside train and test there is also extra"),
-        ({"photo/cat": 2}, {}, r"photo/cat/0.png lies deeper than <class>/<file>. If 'photo' is a domain, ask for"),
+        ({"photo/cat": 2}, {}, r"photo/cat/0.png lies deeper than <class>/<file>. If 'photo' is a domain, say so"),
         ({"cat": 2}, {"domain_level": True}, "cat/0.png lies outside any class folder; <domain>/<class>/<file> is"),
         ({"a/b/c/d/e/f": 1}, {}, "a/b/c/d/e lies deeper than <class>/<file>"),
     ],

@@ -81,7 +81,7 @@ def test_every_example_arrives_once_in_the_task_of_its_class(data: st.DataObject
 
 def test_the_first_examples_of_each_class_in_file_order() -> None:
     train = source([1, 0, 1, 1, 0, 1, 0, 2], ["a", "b", "c"])
-    with pytest.warns(UserWarning, match="1 classes have a single"):
+    with pytest.warns(UserWarning, match="1 class has a single"):
         stream = Stream.class_incremental(train, None, first=3, increment=1, order_seed=None, train_per_class=2)
     rows = [np.asarray(stream[0].train.load(i))[0, 0, 0] for i in range(len(stream[0].train))]
     assert rows == [0, 1, 2, 4, 7]
@@ -158,7 +158,7 @@ def test_labels_in_test_that_training_never_saw() -> None:
 
 
 def test_data_of_one_class() -> None:
-    with pytest.raises(StreamError, match=r"toy has one class, 'cat', .*a folder 'other' .* Task.from_folder"):
+    with pytest.raises(StreamError, match=r"toy has one class, 'cat', .*'other' will do.* Task.from_folder"):
         Stream.class_incremental(source([0, 0], ["cat"]), None, first=1, increment=1)
     with pytest.raises(StreamError, match="The whole stream has one class, 'cat'"):
         Stream([Task(0, "one", source([0, 0], ["cat"]))])
@@ -175,7 +175,7 @@ def test_no_data_and_no_tasks() -> None:
 
 def test_a_class_with_one_sample_is_legal_but_warned_of() -> None:
     train = source([0, 0, 1], ["cat", "dog"])
-    with pytest.warns(UserWarning, match=r"toy: 1 classes have a single training image \(dog\)") as caught:
+    with pytest.warns(UserWarning, match=r"toy: 1 class has a single training image \(dog\)") as caught:
         stream = Stream.class_incremental(train, None, first=1, increment=1)
     assert caught[0].filename == __file__
     assert sorted(len(task.train) for task in stream) == [1, 2]
@@ -237,7 +237,7 @@ def test_domains_arrive_one_at_a_time() -> None:
 
 def test_wrong_domains() -> None:
     train = weather([0, 1, 0, 1], ["sun", "sun", "rain", "rain"])
-    with pytest.raises(StreamError, match=r"toy has no domains.*column 'domain'"):
+    with pytest.raises(StreamError, match=r"toy has no domains.*a domain column.*--domain-level"):
         Stream.domain_incremental(source([0, 1]), None)
     with pytest.raises(StreamError, match="but its training data has; give both or neither"):
         Stream.domain_incremental(train, source([0, 1], ["car", "bus"]))
@@ -271,6 +271,17 @@ def test_folders_become_a_stream(make_images: Callable[..., Path]) -> None:
         stream = Stream(tasks)
     assert stream.classes == ("bee", "owl", "ant")
     assert stream.description()["tasks"][1]["train"]["size"] == 2
+
+
+def test_classes_of_two_folders_that_look_alike_are_told(make_images: Callable[..., Path]) -> None:
+    folders = [make_images({"owl": 2, "bee": 2}, root="a"), make_images({"Owl ": 2, "bee": 2}, root="b")]
+    with pytest.warns(UserWarning, match="Task 'b': 'Owl ' and 'owl' differ only in case or blanks, and are two"):
+        assert Stream.of(*folders).classes == ("bee", "owl", "Owl ")
+
+
+def test_a_data_set_by_name_is_a_task() -> None:
+    task = Task.from_folder("digits", name="numbers")
+    assert task.name == "numbers" and task.test is not None and len(task.classes) == 10
 
 
 def test_a_folder_task_with_one_image_or_bad_ones(make_images: Callable[..., Path]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from evertune.errors import DataError
-from evertune.streams import FileSource, Stream, TextSource, open_data, open_splits
+from evertune.streams import FileSource, Stream, Task, TextSource, open_data, open_splits
 from evertune.streams.strings import Strings
 
 ROWS = [("where is my card", "card"), ('a, "quoted"\nline', "card"), ("pay me", "pay"), ("Überweisung", "pay")]
@@ -92,6 +92,34 @@ def test_columns_that_could_be_either(tmp_path: Path) -> None:
         open_data(write_csv(tmp_path / "b.csv", [("t", "x", "y")], "text,intent,category"))
     with pytest.raises(DataError, match="has the column 'label' twice"):
         open_data(write_csv(tmp_path / "c.csv", [("t", "x", "y")], "text,label,label"))
+
+
+def test_a_column_with_another_name_is_guessed_at(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [("t", "x")], "text,lable")
+    with pytest.raises(DataError, match=r"columns=\{'label': 'lable'\} \(--column label=lable\)"):
+        open_data(path)
+    path = write_csv(tmp_path / "b.csv", [("t", "x")], "sentence,label")
+    with pytest.raises(DataError, match=r"columns=\{'text': '…'\} \(--column text=…\)"):
+        open_data(path)
+
+
+def test_a_table_as_one_task_is_training_data_unless_it_says_otherwise(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "monday.csv", ROWS, "sentence,label")
+    task = Task.from_folder(path, columns={"text": "sentence"})
+    assert (task.name, task.classes, task.test) == ("monday", ("card", "pay"), None)
+    assert texts(task.train) == [text for text, _ in ROWS]
+    assert repr(task) == "<Task 0 'monday': 2 classes, 4 texts, no test texts>"
+    both = [(*row, part) for row, part in zip(ROWS, ("train", "test", "train", "val"), strict=True)]
+    split = Task.from_folder(write_csv(tmp_path / "a.csv", both, "text,label,split"))
+    assert split.test is not None and (len(split.train), len(split.test)) == (2, 1)
+    alone = Task.from_folder(write_csv(tmp_path / "b.csv", [(*row, "train") for row in ROWS], "text,label,split"))
+    assert (len(alone.train), alone.test) == (4, None)
+    other = Task.from_folder(
+        path, columns={"text": "sentence"}, test=write_csv(tmp_path / "c.csv", [("p", "pay")], "sentence,label")
+    )
+    assert other.test is not None and texts(other.test) == ["p"]
+    with pytest.raises(DataError, match="has only the split test"):
+        Task.from_folder(write_csv(tmp_path / "d.csv", [("a", "x", "test")], "text,label,split"))
 
 
 def test_class_numbers_beside_names_give_the_order(tmp_path: Path) -> None:
