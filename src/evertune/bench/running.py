@@ -93,12 +93,28 @@ def _run(cell: Cell, flags: Mapping[str, Flag], running: _Running) -> Outcome:
     log = log_of(cell)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
+        with log.open("ab") as file:
+            if not _mine(file):
+                return Outcome(cell, time.perf_counter() - started, "another bench makes it now")
+            file.truncate(0)
             process = running.start([*EVERTUNE, *cell.arguments(flags)], file)
             code = process.wait()
     except OSError as error:
         return Outcome(cell, time.perf_counter() - started, f"could not be started: {error}")
     return Outcome(cell, time.perf_counter() - started, "" if code == 0 else _last_words(log, code))
+
+
+def _mine(log: BinaryIO) -> bool:
+    """Lock the log of a cell: the process that writes it holds the lock until it ends, even if its bench ends first."""
+    if sys.platform == "win32":  # it has no such lock
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _last_words(log: Path, code: int) -> str:

@@ -136,7 +136,7 @@ def _write(found: Comparison, numbers: dict[str, Any], out: Path) -> None:
     draw_comparison(
         {row.name: row.curves() for row in found.rows},
         out / "comparison.png",
-        "Accuracy of runs side by side",
+        f"Accuracy of runs side by side{', under unlike protocols' if found.unlike else ''}",
         level=found.level,
         note=f"protocols {', '.join(hashes[:4])}{' …' if len(hashes) > 4 else ''}",
     )

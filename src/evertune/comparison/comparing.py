@@ -12,7 +12,7 @@ import numpy as np
 from evertune.comparison.kept import metric_names
 from evertune.comparison.rows import By, Row, grouped, read_runs, require_distinct, row_names, run_folders, with_part
 from evertune.errors import ConfigError, RunError, nearest
-from evertune.evaluation import CONVENTIONS, Interval, interval, paired, require_same
+from evertune.evaluation import CONVENTIONS, Interval, Protocol, interval, paired, require_same
 
 METRICS = ("final_accuracy_sample", "average_accuracy_sample", "forgetting_with_last_stage")
 """What a comparison shows unless asked otherwise."""
@@ -23,7 +23,8 @@ class Comparison:
     """Rows, the metrics they are compared in, and the row that the others are compared with.
 
     ``pairs`` names the draws of class order and seeds that every row has; it is empty where the rows have not the same.
-    ``left_out`` are folders without a finished run, each with the reason; ``notes`` what has to be known besides.
+    ``unlike`` are the fields in which the protocols differ, where that was allowed. ``left_out`` are folders without a
+    finished run, each with the reason; ``notes`` what has to be known besides.
     """
 
     rows: tuple[Row, ...]
@@ -31,6 +32,7 @@ class Comparison:
     baseline: Row
     level: float
     pairs: tuple[str, ...]
+    unlike: tuple[str, ...]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -41,6 +43,7 @@ class Comparison:
             "metrics": list(self.metrics),
             "baseline": self.baseline.name,
             "pairs": list(self.pairs),
+            "unlike": list(self.unlike),
             "rows": [self._row(row) for row in self.rows],
             "left_out": list(self.left_out),
             "notes": list(self.notes),
@@ -139,11 +142,11 @@ def compare(
         missing = f" Left out: {'; '.join(left_out)}." if left_out else ""
         raise RunError(f"There is nothing to compare: {len(runs)} finished run. Name two or more.{missing}")
     conditions = {str(run.folder): run.condition for run in runs}
-    notes = []
     if not allow_different:
         require_same(conditions)
-    elif len({condition.hash for condition in conditions.values()}) > 1:
-        notes.append("the runs were measured under different protocols: 'evertune protocol diff' says in what")
+    unlike, notes = _unlike(list(conditions.values())), []
+    if unlike:
+        notes.append(f"the runs were measured under different protocols: they differ in {', '.join(unlike)}")
     groups, gained = grouped(runs) if by == "method" else ([[run] for run in runs], [])
     notes += gained
     for group in groups:
@@ -153,7 +156,8 @@ def compare(
         Row(name, tuple(group), part or group[0].matrix.primary) for name, group in zip(names, groups, strict=True)
     )
     first = _row_called(rows, baseline)
-    return Comparison(rows, chosen, first, level, _pairs(rows, by, allow_different), tuple(left_out), tuple(notes))
+    pairs = _pairs(rows, by, allow_different)
+    return Comparison(rows, chosen, first, level, pairs, unlike, tuple(left_out), tuple(notes))
 
 
 def chosen_metrics(metrics: Sequence[str] | None, convention: str | None) -> tuple[str, ...]:
@@ -168,6 +172,11 @@ def chosen_metrics(metrics: Sequence[str] | None, convention: str | None) -> tup
         if metric not in metric_names():
             raise ConfigError(f"There is no metric {metric!r}. {nearest(metric, metric_names())}")
     return tuple(dict.fromkeys(metrics or METRICS))
+
+
+def _unlike(conditions: Sequence[Protocol]) -> tuple[str, ...]:
+    """The fields in which the protocols of the runs are not all the same."""
+    return tuple(sorted({one.field for other in conditions[1:] for one in conditions[0].diff(other)}))
 
 
 def _row_called(rows: Sequence[Row], name: str | None) -> Row:
@@ -189,7 +198,7 @@ def _pairs(rows: Sequence[Row], by: By, allow_different: bool) -> tuple[str, ...
                 raise RunError(
                     f"The rows are not of the same class orders and seeds: {rows[0].name} has "
                     f"{'; '.join(sets[0].values())}, {row.name} has {'; '.join(own.values())}. Name the same ones of "
-                    "each, or allow runs that differ."
+                    "each, or allow rows that differ (--allow-different, allow_different=True)."
                 )
     return shared
 

@@ -75,7 +75,7 @@ def grouped(runs: Sequence[KeptRun]) -> tuple[list[list[KeptRun]], list[str]]:
     An option that came later than a run has its default, which is what was done before.
     """
     options = {id(run): dict(run.config["options"]) for run in runs}
-    notes = []
+    older: dict[str, list[str]] = {}
     for method in dict.fromkeys(run.config["method"] for run in runs):
         mine = [run for run in runs if run.config["method"] == method]
         known = set().union(*(run.config["options"] for run in mine))
@@ -83,7 +83,10 @@ def grouped(runs: Sequence[KeptRun]) -> tuple[list[list[KeptRun]], list[str]]:
             lacking = sorted(known - set(run.config["options"]))
             if lacking:
                 options[id(run)] = completed_options(run)
-                notes.append(f"{run.folder} is older than {', '.join(lacking)} of {method}: taken at their defaults")
+                older.setdefault(f"{method}'s {', '.join(lacking)}", []).append(str(run.folder))
+    notes = [
+        f"taken at its default where a run is older than it: {what} in {', '.join(of)}" for what, of in older.items()
+    ]
     groups: dict[str, list[KeptRun]] = {}
     for run in runs:
         key = json.dumps([{**run.settings, "options": options[id(run)]}, run.condition.hash], sort_keys=True)

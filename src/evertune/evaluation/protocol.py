@@ -119,9 +119,9 @@ def require_same(protocols: Mapping[str, Protocol]) -> None:
         hidden = len(differing) - DIFFERENCES_SHOWN
         more = f" and {hidden} more" if hidden > 0 else ""
         raise RunError(
-            f"{first!r} and {name!r} were measured under different protocols ({reference.hash} / {protocol.hash}); "
-            f"they differ in {', '.join(differing[:DIFFERENCES_SHOWN])}{more}. "
-            "Compare runs of one protocol, or ask for the mix explicitly."
+            f"{first!r} and {name!r} were measured under different protocols: they differ in "
+            f"{', '.join(differing[:DIFFERENCES_SHOWN])}{more}. Compare runs of one protocol, or allow different ones "
+            "(--allow-different, allow_different=True)."
         )
 
 

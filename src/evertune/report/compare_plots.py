@@ -120,6 +120,7 @@ def _draw_curves(axes: Axes, rows: Sequence[NDArray[np.float64]], level: float) 
         if len(values) > 1:
             low, high = (np.array([getattr(one, end) for one in found]).clip(0, 100) for end in ("low", "high"))
             axes.fill_between(stages, low, high, color=colour, alpha=0.13, linewidth=0, zorder=2)
+            lowest, highest = min(lowest, float(low.min())), max(highest, float(high.max()))
         axes.plot(
             stages,
             mean,

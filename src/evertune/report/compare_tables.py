@@ -71,7 +71,8 @@ def _means(numbers: Mapping[str, Any]) -> Lines:
         ]
         for position, row in enumerate(numbers["rows"])
     ]
-    return ["percent", "runs", *numbers["metrics"], *costs], body
+    whose, names = _columns(numbers)
+    return [f"percent{whose}", "runs", *names, *costs], body
 
 
 def _differences(numbers: Mapping[str, Any]) -> Lines | None:
@@ -81,7 +82,15 @@ def _differences(numbers: Mapping[str, Any]) -> Lines | None:
         told = [row["metrics"][metric]["difference"] for metric in numbers["metrics"]]
         pairs = next(one["pairs"] for one in told if one)
         body.append([row["name"], str(pairs), *(_spread(one, sign="+") if one else "-" for one in told)])
-    return ([f"less {numbers['baseline']}", "pairs", *numbers["metrics"]], body) if body else None
+    return ([f"less {numbers['baseline']}", "pairs", *_columns(numbers)[1]], body) if body else None
+
+
+def _columns(numbers: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Whose numbers they are, and their names: where all are of one convention it is said once."""
+    split = [metric.rpartition(".") for metric in numbers["metrics"]]
+    if split[0][0] and len({convention for convention, _, _ in split}) == 1:
+        return f", as {split[0][0]} prints them", [name for _, _, name in split]
+    return "", list(numbers["metrics"])
 
 
 def _remarks(numbers: Mapping[str, Any]) -> list[str]:
@@ -97,6 +106,9 @@ def _remarks(numbers: Mapping[str, Any]) -> list[str]:
         remarks.append(f"paired by class order and seed: {'; '.join(numbers['pairs'])}")
     elif len(numbers["rows"]) > 1:
         remarks.append("no class order and seed is in all rows")
+    unknown = [m for m in numbers["metrics"] if all(row["metrics"][m]["mean"] is None for row in numbers["rows"])]
+    if unknown:
+        remarks.append(f"known in no row: {', '.join(unknown)} ('evertune metrics RUN' says why)")
     hashes = list(dict.fromkeys(run["protocol"] for row in numbers["rows"] for run in row["runs"]))
     remarks.append(f"protocol{'s' if len(hashes) > 1 else ''} {', '.join(hashes)}")
     parts = {row["part"] for row in numbers["rows"]}

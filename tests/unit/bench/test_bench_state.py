@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -159,6 +160,24 @@ def test_a_cell_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert found[0].error.startswith("could not be started: ")
 
 
+def test_a_cell_that_another_bench_makes_is_left_to_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It writes the log until it ends; another one then begins it anew."""
+    work(monkeypatch, tmp_path, "print('told')\n")
+    asked = cell(tmp_path / "safe/1993")
+    log_of(asked).parent.mkdir()
+    holds = "import fcntl, sys\nfcntl.flock(1, fcntl.LOCK_EX)\nprint('first', flush=True)\nsys.stdin.read()\n"
+    with log_of(asked).open("ab") as file:
+        other = subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=file)
+    while "first" not in log_of(asked).read_text():
+        time.sleep(0.01)
+    errors = [outcome.error for outcome in run_cells([asked], FLAGS, jobs=1, on_end=lambda outcome: None)]
+    assert errors == ["another bench makes it now"]
+    assert log_of(asked).read_text() == "first\n"
+    other.communicate()
+    assert [outcome.error for outcome in run_cells([asked], FLAGS, jobs=1, on_end=lambda outcome: None)] == [""]
+    assert log_of(asked).read_text() == "told\n"
+
+
 def test_ctrl_c_stops_what_runs_and_starts_nothing_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     work(
         monkeypatch,
@@ -175,7 +194,7 @@ def test_ctrl_c_stops_what_runs_and_starts_nothing_more(monkeypatch: pytest.Monk
             time.sleep(0.01)
         raise KeyboardInterrupt
 
-    cells = [cell(tmp_path / name) for name in ("safe/quick", "safe/long", "safe/long", "never/later")]
+    cells = [cell(tmp_path / name) for name in ("safe/quick", "safe/long", "safe/longer", "never/later")]
     with pytest.raises(KeyboardInterrupt):
         run_cells(cells, FLAGS, jobs=2, on_end=stop)
     assert (tmp_path / "safe/stopped").exists()

@@ -72,6 +72,16 @@ def test_one_run_in_each_row_has_no_interval_and_may_have_no_pair() -> None:
     assert "less" not in text and "±" not in text
 
 
+def test_a_convention_is_said_once_and_what_no_row_has_is_told() -> None:
+    rows = [row("a", **{"gem.final": told(70.0, None), "gem.forward": told(None, None)})]
+    text = comparison_table({**NUMBERS, "metrics": ["gem.final", "gem.forward"], "rows": rows})
+    assert text.startswith("percent, as gem prints them  runs  final  forward ")
+    assert "known in no row: gem.forward ('evertune metrics RUN' says why)" in text
+    mixed = [row("a", **{"gem.final": told(70.0, None), "final": told(70.0, None)})]
+    text = comparison_table({**NUMBERS, "metrics": ["gem.final", "final"], "rows": mixed})
+    assert text.startswith("percent  runs  gem.final  final ")
+
+
 def test_markdown_has_as_many_columns_in_every_line() -> None:
     first, second, remarks = comparison_markdown(NUMBERS).split("\n\n")
     for table in (first, second):
