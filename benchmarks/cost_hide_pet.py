@@ -21,7 +21,7 @@ import torch
 from cost import ratios, report
 from evertune.backbones import Backbone, Passes, load_backbone
 from evertune.cli.memory import keep_freed_memory
-from evertune.engine.engine import make_optimizer
+from evertune.engine.optimizer import make_optimizer
 from evertune.methods import Batch, HiDePET, Optimise, TaskInfo, make_method
 from evertune.tuning import make_tuning
 

@@ -27,7 +27,7 @@ from cost import ratios, report
 from evertune.backbones import Backbone, Passes, TimmViT
 from evertune.cli.memory import keep_freed_memory
 from evertune.engine.cache import FeatureCache
-from evertune.engine.engine import make_optimizer
+from evertune.engine.optimizer import make_optimizer
 from evertune.methods import NTKCL, Batch, Optimise, TaskInfo, make_method
 
 CLASSES = 10

@@ -25,7 +25,7 @@ import torch
 
 from evertune.backbones import Passes, load_backbone
 from evertune.cli.memory import keep_freed_memory
-from evertune.engine.engine import make_optimizer
+from evertune.engine.optimizer import make_optimizer
 from evertune.methods import Batch, Optimise, TaskInfo, make_method
 from evertune.streams import Batches, Source, TestView, TrainView, open_data
 from evertune.streams.pixels import Pixels

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import PIL
+
 import evertune
 from evertune.engine import PhaseReport, read_json, write_atomic, write_json
 from evertune.errors import RunError
@@ -137,6 +139,7 @@ class RunFolder:
             "references": result.references,
             "protocol": result.protocol.hash,
             "evertune": evertune.__version__,
+            "pillow": PIL.__version__,
         }
         if calibration := self._calibration():
             numbers["calibration"] = calibration

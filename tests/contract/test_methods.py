@@ -271,7 +271,7 @@ def predictions_do_not_depend_on_companions(method: str, preset: str | None) -> 
     shuffled[order] = me.scores(x[order])
     others = [shuffled]
     for size in (1, 7, 64):
-        me.engine.eval_batch = size
+        me.engine.feed.eval_batch = size
         others.append(me.scores(x[:]))
     for other in others:
         torch.testing.assert_close(other, together, rtol=1e-3, atol=1e-4)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 
+import evertune
 from evertune import Learner, Stream, Task, load_backbone, open_data, run
 from evertune.backbones import TimmViT
 from evertune.errors import RunError, StorageError, StreamError
@@ -42,6 +44,9 @@ def test_a_run_writes_its_folder(tiny: TimmViT, stream: Stream, tmp_path: Path) 
     assert result.matrix.parts == ("mixture", "slow", "fast")
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [entry["task"] for entry in log] == ["task 1", "task 2", "task 3"]
+    numbers = json.loads((tmp_path / "run/summary.json").read_text())
+    for entry in (*log, numbers):  # what a number may depend on besides the protocol
+        assert (entry["evertune"], entry["pillow"]) == (evertune.__version__, PIL.__version__)
     assert {"final_accuracy_sample", "final_accuracy_task"} <= set(result.summary["mixture"])
     assert {p.suffix for p in (tmp_path / "run/learner").iterdir()} == {".json", ".safetensors"}
 

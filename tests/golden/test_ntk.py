@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evertune.backbones import Passes, Shape, TimmViT
-from evertune.engine.engine import make_optimizer
+from evertune.engine.optimizer import make_optimizer
 from evertune.heads import CosineHead, HybridFusion, section_scores
 from evertune.methods import NTKCL, Batch, Collect, Generators, Optimise, Solve, TaskInfo
 from evertune.methods.losses import (

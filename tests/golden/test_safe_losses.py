@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evertune.backbones import Shape
-from evertune.engine.engine import make_optimizer
+from evertune.engine.optimizer import make_optimizer
 from evertune.methods import SAFE, Batch, Generators, Optimise, TaskInfo
 from evertune.methods.losses import alignment, cross_classification, transfer
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evertune.backbones import Passes, TimmViT, load_backbone
-from evertune.engine.engine import make_optimizer
+from evertune.engine.optimizer import make_optimizer
 from evertune.methods import SAFE, Batch, Generators, Optimise, TaskInfo
 from evertune.tuning import Tuning
 

@@ -65,11 +65,16 @@ def load_backbone(
             raise BackboneError(f"{name} reads texts, and preprocessing={preprocessing!r} is for images: drop it.")
         return load_text(name, max_length=max_length, pooling=pooling)
     _require_unset(name, "texts", max_length=max_length, pooling=pooling)
+    with torch.random.fork_rng(devices=()):  # timm draws the weights that are then replaced
+        return _load_images(name.removeprefix("timm:"), weights, input_size, preprocessing)
+
+
+def _load_images(name: str, weights: str | Path | None, input_size: int | None, preprocessing: str) -> TimmViT:
+    """A vision transformer; ``name`` is "embedded" or timm's."""
     if name == "embedded":
         if weights is not None:
             raise BackboneError("The embedded backbone brings its own weights: drop weights=, or name an architecture.")
         return TimmViT(_embedded(), name, input_size=input_size, preprocessing=preprocessing)
-    name = name.removeprefix("timm:")
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise BackboneError(f"No backbone is called {name!r}. {_nearest_model(name, known)}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,20 +15,21 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from evertune.backbones import Backbone, Passes
+from evertune.backbones.passes import Memory
 from evertune.engine.cache import FeatureCache
 from evertune.engine.conditions import Conditions
 from evertune.engine.disk_cache import DiskCache
+from evertune.engine.feed import Feed
+from evertune.engine.optimizer import make_optimizer
 from evertune.engine.runtime import Runtime, Seeds
-from evertune.engine.shelf import Shelf, when_asked
-from evertune.errors import ConfigError, DataError, TrainingError, nearest
-from evertune.methods import Batch, Collect, Method, Optimise, Recipe, Solve, TaskInfo
-from evertune.streams import Batches, Source
-from evertune.streams.pixels import KEPT, Pixels
-from evertune.streams.source import IntArray
+from evertune.engine.shelf import Shelf
+from evertune.errors import DataError, TrainingError
+from evertune.methods import Collect, Method, Optimise, Solve, TaskInfo
+from evertune.streams import Source
+from evertune.streams.pixels import Pixels
 from evertune.streams.views import View
 from evertune.tuning import Tuning
 
-PIXELS = ("exact", "fast")
 CHECK_EVERY = 10
 """Steps between two looks at the loss: each look makes an accelerator wait."""
 
@@ -63,17 +63,20 @@ class Engine:
         disk: DiskCache | None = None,
         pixels: str = "exact",
     ) -> None:
-        if pixels not in PIXELS:
-            raise ConfigError(f"pixels is {pixels!r}. {nearest(pixels, PIXELS)}")
         self.backbone = backbone.to(runtime.device)
         self.runtime = runtime
-        self.train_view, self.test_view = train_view, test_view
         self.seeds = seeds
-        self.eval_batch = eval_batch
-        self.workers = workers
         self.progress = progress and runtime.main
         self.cache = FeatureCache()
-        self.pixels = pixels
+        self.feed = Feed(
+            self.backbone,
+            runtime,
+            train_view=train_view,
+            test_view=test_view,
+            eval_batch=eval_batch,
+            workers=workers,
+            pixels=pixels,
+        )
         self.disk = disk
         if disk is not None and not runtime.main:
             disk.writable = False  # one of several processes writes for all
@@ -91,8 +94,8 @@ class Engine:
         TrainingError
             The loss became infinite or not a number.
         """
-        self.require(source, self.train_view, self.test_view)
-        decoded = self._decoded(source)
+        self.require(source, self.feed.train_view, self.feed.test_view)
+        decoded = self.feed.decoded(source)
         for number, phase in enumerate(method.phases(task)):
             started = time.perf_counter()
             images = parameters = 0
@@ -136,17 +139,7 @@ class Engine:
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate_at(epoch, group["factor"])
                 sums: dict[str, Tensor] = {}
-                batches = self._batches(
-                    source,
-                    self.train_view,
-                    recipe.batch_size,
-                    indices,
-                    seed=seed,
-                    epoch=epoch,
-                    bank=bank,
-                    views=recipe.views,
-                    decoded=decoded,
-                )
+                batches = self.feed.training(source, indices, recipe, seed, epoch, decoded=decoded, bank=bank)
                 for step, batch in enumerate(batches):
                     terms = phase.loss(batch) if len(batch.labels) else {}
                     optimizer.zero_grad(set_to_none=True)
@@ -181,76 +174,11 @@ class Engine:
         self, method: Method, phase: Collect, source: Source, indices: np.ndarray, decoded: Pixels | None
     ) -> int:
         method.eval()
-        gather = self.runtime.gather if self.runtime.world > 1 else None
         with torch.no_grad(), self._bar(phase.name, len(source)) as bar, self._shelf(source) as shelf:
-            for batch in self._batches(
-                source, self.test_view, self.eval_batch, indices, gather=gather, shelf=shelf, decoded=decoded
-            ):
+            for batch in self.feed.collecting(source, indices, decoded=decoded, shelf=shelf):
                 phase.update(batch)
                 bar.update(len(batch.labels))
         return len(source)
-
-    def _batches(
-        self,
-        source: Source,
-        view: View,
-        size: int,
-        indices: np.ndarray,
-        *,
-        seed: tuple[int, ...] | None = None,
-        epoch: int = 0,
-        gather: Any = None,
-        bank: FeatureCache | None = None,
-        views: int | None = None,
-        shelf: Shelf | None = None,
-        decoded: Pixels | None = None,
-    ) -> Iterator[Batch]:
-        """Batches on the device; shuffled if there is a ``seed``; labels gathered where features are.
-
-        With so many ``views`` the epochs show them in turn, and a ``bank`` keeps the features of frozen branches. What
-        is on the ``shelf`` is not computed, and not even decoded if nothing but that is asked for.
-        """
-        to_index = torch.as_tensor(indices)
-        shown = epoch if views is None else epoch % views
-        runtime = self.runtime
-        order = view.order(source) if seed is None else None
-
-        def read(chosen: IntArray | None = None) -> Batches:
-            return Batches(
-                source,
-                view,
-                size,
-                shuffle=seed is not None,
-                seed=seed or (0,),
-                epoch=epoch,
-                view_epoch=shown,
-                workers=self.workers,
-                rank=runtime.rank,
-                world=runtime.world,
-                rows=order if chosen is None else chosen,
-                pixels=decoded,
-            )
-
-        lazy = shelf is not None and shelf.complete
-        for rows, inputs, labels in (
-            when_asked(source, size, read, runtime.rank, runtime.world, order) if lazy else read()
-        ):
-            known, rows = to_index[labels].to(runtime.device), rows.to(runtime.device)
-            known, rows = (gather(known), gather(rows)) if gather else (known, rows)
-            memory = None if bank is None else bank.view(str(shown), rows, len(source))
-            passes = Passes(
-                self.backbone,
-                functools.partial(_placed, runtime, inputs),
-                precision=runtime.autocast,
-                memory=memory if shelf is None else shelf.view(rows, runtime.device),
-                gather=gather,
-            )
-            yield Batch(passes, known, rows)
-
-    def _decoded(self, source: Source, kept: int = KEPT) -> Pixels | None:
-        """Where images are decoded once and their views made on the device; None where each is read when shown."""
-        fast = self.pixels == "fast" and source.modality == "image"
-        return Pixels(source, self.runtime.device, kept=kept) if fast else None
 
     # -- prediction --------------------------------------------------------------------------------------------------
 
@@ -284,11 +212,10 @@ class Engine:
         DataError
             The examples are not of the kind that the backbone reads, or beyond what it reads.
         """
-        self.require(source, self.test_view)
+        self.require(source, self.feed.test_view)
         data = source.digest if remember else ""
         frozen = [t for t in branches if t is None or t.frozen]
-        spread = self.runtime.world > 1
-        order = self._order(source)
+        order = self.feed.order(source)
         parts: dict[str, list[Tensor]] = {}
         with (
             torch.no_grad(),
@@ -301,22 +228,16 @@ class Engine:
                     return shelf.complete
                 return remember and self.cache.holds("plain" if tuning is None else tuning.fingerprint(), data)
 
-            cached = bool(branches) and len(frozen) == len(branches) and all(map(held, frozen))
-            for rows, inputs in self._test_inputs(source, order, cached):
-                memory = self.cache.view(data, rows, len(source)) if remember else None
-                passes = Passes(
-                    self.backbone,
-                    inputs,
-                    precision=self.runtime.autocast,
-                    memory=memory if shelf is None else shelf.view(rows, self.runtime.device, memory),
-                    gather=self.runtime.gather if spread else None,
-                    part=self.runtime.part if spread else None,
-                    rows=rows,
-                )
+            def memory(rows: Tensor) -> Memory | None:
+                own = self.cache.view(data, rows, len(source)) if remember else None
+                return own if shelf is None else shelf.view(rows, self.runtime.device, own)
+
+            known = bool(branches) and len(frozen) == len(branches) and all(map(held, frozen))
+            for rows, passes in self.feed.asking(source, order, memory, decode=not known):
                 for name, value in read(passes).items():
                     parts.setdefault(name, []).append(value.float().cpu())
                 bar.update(len(rows))
-        back = order.argsort()
+        back = torch.from_numpy(order).argsort()
         return {name: torch.cat(chunks)[back] for name, chunks in parts.items()}
 
     def require(self, source: Source, *views: View) -> None:
@@ -352,32 +273,6 @@ class Engine:
         finally:
             shelf.close()
 
-    def _order(self, source: Source) -> Tensor:
-        order = self.test_view.order(source)
-        return torch.arange(len(source)) if order is None else torch.from_numpy(order)
-
-    def _test_inputs(self, source: Source, order: Tensor, cached: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """(rows, inputs) of the batches in ``order``; nothing is decoded when all features are known."""
-        batches_of_rows = torch.split(order, self.eval_batch)
-        if cached:
-            yield from ((rows, torch.empty(0)) for rows in batches_of_rows)
-            return
-        batches = Batches(
-            source,
-            self.test_view,
-            self.eval_batch,
-            shuffle=False,
-            seed=(0,),
-            epoch=0,
-            workers=self.workers,
-            rank=self.runtime.rank,
-            world=self.runtime.world,
-            rows=order.numpy(),
-            pixels=None if self.runtime.device.type == "cpu" else self._decoded(source, kept=0),  # each is shown once
-        )
-        for rows, (_, inputs, _) in zip(batches_of_rows, batches, strict=True):
-            yield rows, self.runtime.inputs(inputs)
-
     def _bar(self, name: str, total: int) -> Any:
         return tqdm(
             total=total,
@@ -386,31 +281,3 @@ class Engine:
             leave=False,
             disable=None if self.progress else True,
         )
-
-
-def _placed(runtime: Runtime, inputs: Tensor | Callable[[], Tensor]) -> Tensor:
-    return runtime.inputs(inputs() if callable(inputs) else inputs)
-
-
-def make_optimizer(
-    parameters: Iterable[nn.Parameter],
-    recipe: Recipe,
-    slowed: Sequence[tuple[Iterable[nn.Parameter], float]] = (),
-) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam; with ``decay="matrices"`` vectors and scalars have no weight decay. Each group holds
-    its ``factor`` of the rate."""
-    factors = {id(p): factor for part, factor in slowed for p in part}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for p in parameters:
-        decay = recipe.weight_decay if recipe.decay == "all" or p.ndim >= 2 else 0.0
-        groups.setdefault((decay, factors.get(id(p), 1.0)), []).append(p)
-    options = [
-        {"params": members, "weight_decay": decay, "factor": factor} for (decay, factor), members in groups.items()
-    ]
-    match recipe.optimizer:
-        case "sgd":
-            return torch.optim.SGD(options, lr=recipe.rate, momentum=recipe.momentum)
-        case "adam":
-            return torch.optim.AdamW(options, lr=recipe.rate)
-        case other:
-            raise ConfigError(f"Optimizer {other!r} does not exist: choose 'sgd' or 'adam'.")

@@ -43,7 +43,7 @@ class APER(FirstSession):
         return [*self.first_session(task), Collect("prototypes", self._collect)]
 
     def _features(self, passes: Passes) -> Tensor:
-        tuned = passes(self.tuning)  # first, so that the plain pass reuses the blocks before the first tuned one
+        tuned = passes(self.branch)  # first, so that the plain pass reuses the blocks before the first tuned one
         return torch.cat([passes(), tuned], dim=1)
 
     def _collect(self, batch: Batch) -> None:
@@ -54,4 +54,4 @@ class APER(FirstSession):
 
     @property
     def branches(self) -> tuple[Tuning | None, ...]:
-        return (self.tuning, None)
+        return (self.branch, None)

@@ -16,7 +16,7 @@ from evertune.heads import CosineHead
 from evertune.methods.config import option, require
 from evertune.methods.method import Batch, Generators, Method, Optimise, Phase, Solve, TaskInfo
 from evertune.methods.training import TuningConfig
-from evertune.tuning import make_tuning
+from evertune.tuning import Tuning, make_tuning
 
 ZERO_PROMPTS = {"vpt": {"tuning_options": {"init": "zeros"}}}
 """Released code starts prompts at zero, where all tokens of a block stay one (T9)."""
@@ -63,6 +63,11 @@ class FirstSession(Method):
             Optimise("first session", self.loss, self.parameters_trained, self.config.recipe()),
             Solve("freeze", self._freeze),
         ]
+
+    @property
+    def branch(self) -> Tuning | None:
+        """What the features come from: the tuning, or the plain model where no epoch ever trained it."""
+        return self.tuning if self.config.epochs else None
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         return {"classification": F.cross_entropy(self.head(batch.passes(self.tuning)), batch.labels)}

@@ -99,7 +99,7 @@ class RanPAC(FirstSession):
         return [*self.first_session(task), Collect("statistics", self._collect), Solve("ridge", self._solve)]
 
     def _collect(self, batch: Batch) -> None:
-        self.task.add(batch.passes(self.tuning), batch.labels)
+        self.task.add(batch.passes(self.branch), batch.labels)
 
     def _solve(self) -> None:
         self.task.close()
@@ -112,14 +112,14 @@ class RanPAC(FirstSession):
         self.task.clear()
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
-        h = project(passes(self.tuning), self.R)
+        h = project(passes(self.branch), self.R)
         if self.config.scoring == "cosine":
             return {"ridge": cosine_logits(h, self.ridge.A.T, torch.ones_like(h[:1, :1]))}
         return {"ridge": self.ridge(h)}
 
     @property
     def branches(self) -> tuple[Tuning | None, ...]:
-        return (self.tuning,)
+        return (self.branch,)
 
     def describe(self) -> dict[str, Any]:
         return {"ridge strength": float(self.ridge.strength)}

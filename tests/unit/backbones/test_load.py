@@ -361,3 +361,9 @@ def test_images_of_another_shape(file: Path, shape: tuple[int, ...]) -> None:
     vit = load_backbone(NAME, weights=file)
     with pytest.raises(BackboneError, match=r"takes images of shape \[B, 3, 160, 160\], got \["):
         vit(torch.zeros(shape))
+
+
+def test_loading_leaves_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    load_backbone("embedded")
+    assert torch.equal(torch.get_rng_state(), before)

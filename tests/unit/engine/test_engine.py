@@ -18,7 +18,7 @@ from evertune.backbones import TimmViT
 from evertune.engine import Engine, Runtime, Seeds
 from evertune.engine import engine as engine_module
 from evertune.engine.cache import FeatureCache
-from evertune.engine.engine import make_optimizer
+from evertune.engine.optimizer import make_optimizer
 from evertune.errors import ConfigError, TrainingError
 from evertune.methods import Batch, Generators, Method, Optimise, Recipe, TaskInfo
 from evertune.methods.config import Config

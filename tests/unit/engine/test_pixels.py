@@ -12,7 +12,7 @@ from PIL import Image
 
 from evertune import Learner, Stream
 from evertune.backbones import TimmViT
-from evertune.engine import Engine, engine
+from evertune.engine.feed import PIXELS, Feed
 from evertune.errors import ConfigError
 from evertune.streams import ArraySource, Batches, TestView, TrainView
 from evertune.streams.pixels import Pixels
@@ -55,7 +55,7 @@ def test_fast_pixels_give_the_same_learner_and_read_each_image_once(tiny: TimmVi
 def test_views_made_at_once_give_the_same_learner(tiny: TimmViT, blobs: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on an accelerator; the device is the CPU."""
     exact, _ = learned(tiny, blobs, "exact")
-    monkeypatch.setattr(Engine, "_decoded", lambda self, source, kept=0: Pixels(source, kept=kept, batched=True))
+    monkeypatch.setattr(Feed, "decoded", lambda self, source, kept=0: Pixels(source, kept=kept, batched=True))
     batched, often = learned(tiny, blobs, "fast")
     assert equal(exact, batched) and min(often.values()) > 3  # nothing was kept
 
@@ -85,4 +85,4 @@ def test_a_view_of_ones_own_is_left_to_itself(blobs: Data) -> None:
 def test_unknown_pixels_are_named(tiny: TimmViT) -> None:
     with pytest.raises(ConfigError, match="pixels is 'quick'"):
         Learner("simple_cil", tiny, pixels="quick")
-    assert engine.PIXELS[0] == "exact"
+    assert PIXELS[0] == "exact"

@@ -45,8 +45,10 @@ def test_simple_cil_over_domains_pools_them(backbone: TimmViT, domains: Stream, 
     torch.testing.assert_close(me.scores(test), whole.scores(test), rtol=1e-5, atol=1e-6)
 
 
-def test_aper_with_an_untrained_adapter_is_simple_cil(backbone: TimmViT, stream: Stream, test: Source) -> None:
-    aper, simple = learner("aper", backbone, **QUICK | {"epochs": 0}), learner("simple_cil", backbone)
+@pytest.mark.parametrize("tuning", ["adapter", "ssf", "vpt"])  # fresh, the last two are not the plain model
+def test_aper_without_epochs_is_simple_cil(backbone: TimmViT, stream: Stream, test: Source, tuning: str) -> None:
+    aper = learner("aper", backbone, **QUICK | {"epochs": 0, "tuning": tuning})
+    simple = learner("simple_cil", backbone)
     for task in stream:
         aper.learn(task)
         simple.learn(task)
@@ -115,6 +117,7 @@ def test_without_epochs_nothing_is_trained(backbone: TimmViT, stream: Stream) ->
     start = me.method.tuning.fingerprint()
     assert not [r for r in me.learn(stream[0]) if r.kind == "optimise"]
     assert me.method.tuning.fingerprint() == start and me.method.tuning.frozen
+    assert me.method.branches == (None,)  # which a feature cache can serve
 
 
 def test_pilot_scores_are_cosines_with_the_ridge_solution(backbone: TimmViT, stream: Stream, test: Source) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
@@ -183,6 +184,7 @@ class Learner:
                 "examples": len(task.train),
                 "seconds": round(sum(r.seconds for r in reports), 3),
                 "evertune": evertune.__version__,
+                "pillow": PIL.__version__,  # whose resizing decides about single bits of an image
                 **self.method.describe(),
             }
         )
@@ -243,14 +245,17 @@ class Learner:
         if len(given) != images:
             raise StreamError(f"There are {images} images and {len(given)} task identities: give one, or one for each.")
         names = {entry["task"]: number for number, entry in enumerate(self.history)}
-        numbers = {str(number): number for number in range(len(self.history))} | names
+        numbers: dict[str | int, int] = {}  # an int is a number, whatever tasks are called
+        for number in range(len(self.history)):
+            numbers |= {number: number, str(number): number}
+        numbers |= names
         for one in given:
-            if str(one) not in numbers:
+            if isinstance(one, bool) or one not in numbers:
                 raise StreamError(
                     f"No task is called {one!r}: {len(self.history)} were learned, {', '.join(list(names)[:10])}; give "
                     f"one of these names or a number from 0 to {len(self.history) - 1}."
                 )
-        return torch.tensor([numbers[str(one)] for one in given])
+        return torch.tensor([numbers[one] for one in given])
 
     def _classes_of_tasks(self) -> Tensor:
         """Which classes occurred in which task, [T, K]."""
