@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from evertune.evaluation import Protocol as Protocol
     from evertune.evaluation import summary as summary
     from evertune.few_shot import FewShot as FewShot
+    from evertune.hub import pull as pull
+    from evertune.hub import push as push
     from evertune.learner import Learner as Learner
+    from evertune.learner import LearnerFolder as LearnerFolder
+    from evertune.learner import Predictions as Predictions
     from evertune.runs import run as run
     from evertune.streams import ArraySource as ArraySource
     from evertune.streams import Splits as Splits
@@ -45,6 +49,8 @@ _HOME = {
     "EvertuneError": "errors",
     "FewShot": "few_shot",
     "Learner": "learner",
+    "LearnerFolder": "learner",
+    "Predictions": "learner",
     "Protocol": "evaluation",
     "Seeds": "engine",
     "Splits": "streams",
@@ -59,6 +65,8 @@ _HOME = {
     "load_backbone": "backbones",
     "open_data": "streams",
     "open_splits": "streams",
+    "pull": "hub",
+    "push": "hub",
     "run": "runs",
     "summarise": "streams",
     "summary": "evaluation",

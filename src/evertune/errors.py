@@ -38,6 +38,14 @@ class RunError(EvertuneError):
     """A run folder that does not fit the run."""
 
 
+class ExportError(EvertuneError):
+    """A learner that cannot leave in the format asked for."""
+
+
+class HubError(EvertuneError):
+    """A repository that cannot be reached, read or written."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, and all of them.
 
@@ -47,3 +55,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return (f"Did you mean {close[0]!r}? " if close else "") + f"Known: {', '.join(known)}."
+
+
+def escaped(text: str) -> str:
+    """What came from a file, for a message: on one line, with what cannot be printed written out.
+
+    >>> print(escaped("no tensor \\x1b[2J"))
+    no tensor \\x1b[2J
+    """
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import PIL
 
 import evertune
-from evertune.engine import PhaseReport, read_json, write_atomic, write_json
+from evertune.engine import read_json, write_atomic, write_json
 from evertune.errors import RunError
 from evertune.evaluation import AccuracyMatrix, Calibration, Protocol
-from evertune.learner import Learner
+from evertune.learner import Learner, LearnerFolder
+from evertune.learner.folder import CURRENT
+from evertune.learner.update import UPDATE, differences
 from evertune.report import draw_run
 
 if TYPE_CHECKING:
@@ -30,12 +33,19 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def learner(self) -> Path:
+        """The folder of its learner."""
+        return self.path / "learner"
+
     def open(
         self, protocol: Protocol, learner: Learner, names: list[str], *, task_incremental: bool = False
-    ) -> AccuracyMatrix:
-        """Claim the folder, or find how far the same run has come: then ``learner`` becomes the one kept there.
+    ) -> tuple[AccuracyMatrix, int]:
+        """Claim the folder, or find how far the same run has come: then ``learner`` becomes the one kept there. Gives
+        what was measured, and the first stage that was not.
 
-        A run is the same where nothing differs, or nothing but tasks that come after its own.
+        A run is the same where nothing differs, or nothing but tasks that come after its own. As long as nothing was
+        learned in it, another may take its place.
         """
         config = {
             "method": learner.method.name,
@@ -56,14 +66,18 @@ class RunFolder:
             raise RunError(f"{self.path} holds other files and no run: choose an empty or a new folder.")
         there = {} if fresh else read_json(file)
         before = None if fresh or there.get("protocol") == protocol.hash else self._protocol()
+        begun = any((self.learner / name).exists() for name in (CURRENT, UPDATE))
         learner.engine.runtime.wait()  # all processes have looked before one of them writes
         if fresh:
             self._claim(config, protocol, learner)
-            return AccuracyMatrix()
+            return AccuracyMatrix(), len(learner.history)
         former = there.pop(FORMER, [])
-        differing = _differences(there, config)
+        differing = differences(there, config)
         if before is not None:
             differing = [text for text in differing if not text.startswith("protocol:")] + changes(before, protocol)
+        if differing and not begun:
+            self._claim(config, protocol, learner)
+            return AccuracyMatrix(), len(learner.history)
         if differing:
             raise RunError(
                 f"{self.path} holds a different run ({'; '.join(differing[:SHOWN])}). "
@@ -83,52 +97,62 @@ class RunFolder:
 
     def _claim(self, config: dict[str, Any], protocol: Protocol, learner: Learner) -> None:
         """The configuration last: it names the protocol that is there by then."""
-        if learner.engine.runtime.main:
-            write_json(self.path / "protocol.json", json.loads(protocol.to_json()))
-            write_json(self.path / "config.json", config)
 
-    def _go_on(self, learner: Learner, names: list[str]) -> AccuracyMatrix:
-        if not (self.path / "learner" / "learner.json").exists():
-            return AccuracyMatrix()
-        try:
-            matrix = AccuracyMatrix.from_json((self.path / "matrix.json").read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RunError(
-                f"{self.path / 'matrix.json'} cannot be read ({error.strerror}): restore or start anew."
-            ) from error
+        def write() -> None:
+            alone: AbstractContextManager[None] = nullcontext()
+            if self.learner.exists():  # nobody may be learning there
+                alone = LearnerFolder(self.learner).lock()
+            with alone:
+                write_json(self.path / "protocol.json", json.loads(protocol.to_json()))
+                write_json(self.path / "config.json", config)
+
         runtime = learner.engine.runtime
-        kept = Learner.load(
-            self.path / "learner", learner.backbone, device=str(runtime.device), precision=runtime.precision
-        )
+        runtime.together(lambda: write() if runtime.main else None)
+
+    def _go_on(self, learner: Learner, names: list[str]) -> tuple[AccuracyMatrix, int]:
+        if not (self.learner / CURRENT).exists():
+            return AccuracyMatrix(), len(learner.history)
+        runtime = learner.engine.runtime
+        kept = Learner.load(self.learner, learner.backbone, device=str(runtime.device), precision=runtime.precision)
         learned = [entry["task"] for entry in kept.history]
-        if learned != names[: len(learned)] or matrix.stages < len(learned):
+        matrix = self._matrix(len(learned))
+        if learned != names[: len(learned)] or matrix.stages < len(learned) - 1:
             raise RunError(
                 f"The learner in {self.path} has learned {', '.join(learned)}, which is not how this run goes on: it "
                 "was taught something else. Choose another folder."
             )
         learner.resume(kept)
-        # A stage may have been measured whose learner was not kept any more.
-        return matrix.first(len(learned)) if learned else AccuracyMatrix()
+        # A stage may have been measured whose learner is not kept any more, and the last one may not have been yet.
+        measured = min(len(learned), matrix.stages)
+        return matrix.first(measured) if measured else AccuracyMatrix(), measured
+
+    def _matrix(self, learned: int) -> AccuracyMatrix:
+        """What was measured of so many tasks."""
+        file = self.path / "matrix.json"
+        if learned <= 1 and not file.exists():
+            return AccuracyMatrix()
+        try:
+            return AccuracyMatrix.from_json(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RunError(f"{file} cannot be read ({error.strerror}): restore or start anew.") from error
 
     def keep(
         self,
         stage: int,
         matrix: AccuracyMatrix,
         learner: Learner,
-        reports: list[PhaseReport],
         calibration: Calibration | None = None,
     ) -> None:
-        """After a task: matrix and log before the learner, whose file says how far the run has come."""
+        """After a stage whose learner is saved: the matrix last, which says how many were measured."""
         if not learner.engine.runtime.main:
             return
-        write_atomic(self.path / "matrix.json", matrix.to_json().encode())
         log = self.path / "log.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines()[:stage] if log.exists() else []
-        entry = {**learner.history[-1], "phases": [vars(r) for r in reports]}
+        entry = {**learner.history[-1], "phases": learner.phases}
         if calibration is not None:
             entry["calibration"] = calibration.as_dict()
         write_atomic(log, ("\n".join([*lines, json.dumps(entry, ensure_ascii=False)]) + "\n").encode())
-        learner.save(self.path / "learner")
+        write_atomic(self.path / "matrix.json", matrix.to_json().encode())
 
     def finish(self, result: Run, learner: Learner) -> None:
         if not learner.engine.runtime.main:
@@ -174,15 +198,4 @@ def changes(before: Protocol, now: Protocol) -> list[str]:
             return [*found, f"task {number}: there {old['name']!r}, {what}"]
     if len(others) < len(tasks):
         found.append(f"it has {len(tasks)} tasks, here are the first {len(others)} of them")
-    return found
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
-    found = []
-    for key in sorted(set(there) | set(here)):
-        a, b = there.get(key), here.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{path}{key}.")
-        elif a != b:
-            found.append(f"{path}{key}: {a} there, {b} here")
     return found

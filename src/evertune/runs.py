@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from evertune.engine import PhaseReport
 from evertune.errors import ConfigError, RunError, StreamError
@@ -63,14 +64,18 @@ def run(
     task_incremental: bool = False,
     ahead: bool = False,
     calibration: bool = False,
+    versions: int | None = 2,
+    checkpoint_every: float | None = None,
+    restart: bool = False,
     on_phase: Callable[[int, PhaseReport], None] | None = None,
     on_stage: Callable[[int, AccuracyMatrix], None] | None = None,
 ) -> Run:
     """Learn every task of ``stream`` and evaluate after each on all tasks so far.
 
     With a ``folder`` the configuration, protocol, matrix, log, learner and picture are kept there, each file replaced
-    whole; a run that stopped goes on after its last finished task, and a run whose tasks are the first of ``stream``
-    goes on with the others. Test data is only ever seen by the evaluation.
+    whole; a run that stopped goes on where it was, inside a task too (:meth:`Learner.learn` with ``checkpoint_every``
+    and ``restart``), and a run whose tasks are the first of ``stream`` goes on with the others. Of the learner's
+    ``versions`` the newest stay, or all with None. Test data is only ever seen by the evaluation.
 
     A task without test data adds an empty group to the matrix. With ``task_incremental`` a part "within task" stands
     beside the answer: the class is found among those of its task, which is told. Methods that infer the task have it
@@ -84,6 +89,8 @@ def run(
     ------
     RunError
         The folder holds a different run.
+    StorageError
+        The folder is in use or cannot be written, or the update in progress is damaged.
     StreamError
         There is no test data to evaluate on.
     """
@@ -96,14 +103,18 @@ def run(
             learner.engine.require(task.test, learner.test_view)
     protocol = make_protocol(stream, learner)
     home = RunFolder(Path(folder)) if folder is not None else None
-    matrix = AccuracyMatrix()
+    matrix, first = AccuracyMatrix(), len(learner.history)
+    kept: dict[str, Any] = {}
     if home is not None:
-        matrix = home.open(protocol, learner, [task.name for task in stream], task_incremental=task_incremental)
+        names = [task.name for task in stream]
+        matrix, first = home.open(protocol, learner, names, task_incremental=task_incremental)
+        kept = {"folder": home.learner, "keep": versions, "every": checkpoint_every, "restart": restart}
     started = time.perf_counter()
     trust: dict[int, Calibration] = {}
-    for t in range(len(learner.history), len(stream)):
-        task = stream[t]
-        reports = learner.learn(task, None if on_phase is None else lambda report, t=t: on_phase(t, report))  # type: ignore[misc]
+    for t in range(first, len(stream)):
+        if t == len(learner.history):  # else it was saved and not measured before a stop
+            told = None if on_phase is None else functools.partial(on_phase, t)
+            learner.learn(stream[t], told, **kept)
         counts = _counts(stream, learner, t, task_incremental)
         if not matrix.parts:
             matrix = AccuracyMatrix(primary=next(iter(counts[0])))
@@ -117,7 +128,7 @@ def run(
         if calibration and (trusted := _calibration(stream[: t + 1], learner)) is not None:
             trust[t] = trusted
         if home is not None:
-            home.keep(t, matrix, learner, reports, trust.get(t))
+            learner.engine.runtime.together(functools.partial(home.keep, t, matrix, learner, trust.get(t)))
         if on_stage is not None:
             on_stage(t, matrix)
     result = Run(matrix, protocol, seconds=time.perf_counter() - started, calibration=trust)

@@ -129,7 +129,7 @@ def test_the_package_runs_as_a_module() -> None:
     assert "Usage: evertune" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "methods", "learn", "predict", "diagnose"])
+@pytest.mark.parametrize("command", ["demo", "run", "methods", "learn", "predict", "rollback", "prune", "diagnose"])
 def test_every_help_ends_with_an_example_and_explains_every_option(command: str) -> None:
     text = works(command, "--help")
     assert f"\n    evertune {command}" in text.split("Example")[1]
@@ -301,10 +301,10 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
     works(*quick, "--out", tmp_path / "whole")
     learn = evertune.Learner.learn
 
-    def stops(self: evertune.Learner, *args: Any) -> Any:
+    def stops(self: evertune.Learner, *args: Any, **options: Any) -> Any:
         if self.history:
             raise KeyboardInterrupt
-        return learn(self, *args)
+        return learn(self, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(evertune.Learner, "learn", stops)
@@ -460,19 +460,17 @@ def test_a_learner_is_taught_task_after_task_and_predicts(weights: Path, tiny: l
     assert "knows 3 classes: blue, red, green" in text
 
     pictures = [monday / "blue/0.png", tuesday / "test/green/1.png", monday / "red/2.png"]
-    lines = works("predict", kept, *pictures, "--weights", weights).splitlines()
-    assert [line.split("\t")[:2] for line in lines] == [
+    header, *lines = works("predict", kept, *pictures, "--weights", weights).splitlines()
+    assert header.split() == ["input", "label", "confidence"]
+    assert [line.split()[:2] for line in lines] == [
         [str(path), name] for path, name in zip(pictures, ("blue", "green", "red"), strict=True)
     ]
-    objects = [json.loads(line) for line in works("predict", kept, *pictures, "-w", weights, "--json").splitlines()]
-    assert [o["class"] for o in objects] == ["blue", "green", "red"] and objects[0]["image"] == str(pictures[0])
-    assert all(isinstance(o["score"], float) for o in objects)
-    told = works("predict", kept, pictures[0], "-w", weights, "--task", "tuesday").split("\t")
-    assert told[1] == "green"  # the only class of that task
+    told = works("predict", kept, pictures[0], "-w", weights, "--task", "tuesday").splitlines()[1].split()
+    assert told[1:] == ["green", "1.0000", "tuesday"]  # the only class of that task
     assert "No task is called" in refused("predict", kept, pictures[0], "-w", weights, "--task", "may")
 
     night = write_folder(tmp_path / "night", ["blue", "red"], 3, seed=9)
-    assert "no new class" in refused("learn", kept, "--data", night, "-w", weights)
+    assert "no new class" in refused("learn", kept, "--data", night, "-w", weights, "--kind", "class")
     assert "no new class" in works("learn", kept, "--data", night, "-w", weights, "--kind", "domain")
 
 
@@ -484,7 +482,7 @@ def test_a_learner_learns_from_arrays(tiny: list[object], data: Path, tmp_path: 
 def test_a_run_folder_predicts_but_is_not_taught(quick: list[object], weights: Path, tmp_path: Path) -> None:
     works(*quick, "--out", tmp_path / "run", "--quiet", "--no-references")
     photo = write_folder(tmp_path / "photos", ["blue"], 1) / "blue" / "0.png"
-    assert works("predict", tmp_path / "run", photo, "-w", weights).startswith(f"{photo}\t")
+    assert works("predict", tmp_path / "run", photo, "-w", weights).splitlines()[1].startswith(f"{photo}  ")
     message = refused("learn", tmp_path / "run", "--data", photo.parent.parent, "-w", weights)
     assert "is a run folder" in message
 
@@ -493,7 +491,7 @@ def test_what_a_learner_is_cannot_be_changed_later(tiny: list[object], weights: 
     monday = write_folder(tmp_path / "monday", ["blue", "red"], 3)
     works("learn", tmp_path / "kept", "--data", monday, "-m", "simple_cil", *tiny)
     message = refused("learn", tmp_path / "kept", "--data", monday, "-m", "safe", "--seed", 2, "-w", weights)
-    assert "--method, --seed was settled" in message
+    assert "--method is simple_cil there, not safe; --seed is 0 there, not 2" in message
 
 
 def test_a_failed_lesson_leaves_the_learner_as_it_was(tiny: list[object], weights: Path, tmp_path: Path) -> None:

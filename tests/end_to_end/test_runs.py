@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 import torch
 
 import evertune
-from evertune import Learner, Stream, Task, load_backbone, open_data, run
+from evertune import Learner, LearnerFolder, Stream, Task, load_backbone, open_data, run, run_folder
 from evertune.backbones import TimmViT
-from evertune.errors import RunError, StorageError, StreamError
+from evertune.engine import PhaseReport
+from evertune.errors import RunError, StorageError, StreamError, TrainingError
+from evertune.run_folder import RunFolder
 from evertune.streams import ArraySource
 
 Data = tuple[ArraySource, ArraySource]
@@ -48,7 +51,7 @@ def test_a_run_writes_its_folder(tiny: TimmViT, stream: Stream, tmp_path: Path) 
     for entry in (*log, numbers):  # what a number may depend on besides the protocol
         assert (entry["evertune"], entry["pillow"]) == (evertune.__version__, PIL.__version__)
     assert {"final_accuracy_sample", "final_accuracy_task"} <= set(result.summary["mixture"])
-    assert {p.suffix for p in (tmp_path / "run/learner").iterdir()} == {".json", ".safetensors"}
+    assert {p.suffix for p in (tmp_path / "run/learner").glob("[!.]*")} == {".json", ".safetensors"}
 
 
 def test_a_stopped_run_goes_on_and_ends_the_same(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
@@ -71,22 +74,90 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tiny: TimmViT, stream: Stream, 
     assert states[0] == states[1]
 
 
-def test_a_crash_between_matrix_and_learner_repeats_the_task(
-    tiny: TimmViT, stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def without_seconds(log: Path) -> list[dict[str, Any]]:
+    """The entries of a log.jsonl, but for what the clock says."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: kept(v) for k, v in value.items() if k != "seconds"}
+        return [kept(v) for v in value] if isinstance(value, list) else value
+
+    return [kept(json.loads(line)) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("crash", ["before the learner is saved", "before the stage is measured", "before the matrix"])
+def test_a_run_that_crashed_anywhere_ends_as_another(
+    tiny: TimmViT, stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
 ) -> None:
     whole = run(stream, make_learner(tiny), tmp_path / "whole", references=False)
-    save = Learner.save
+    owner, name = {
+        "before the learner is saved": (Learner, "save"),
+        "before the stage is measured": (RunFolder, "keep"),
+        "before the matrix": (run_folder, "write_atomic"),
+    }[crash]
+    original, calls = getattr(owner, name), []
 
-    def crash(self: Learner, folder: Any) -> None:
-        if len(self.history) == 2:
+    def crashing(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == (4 if name == "write_atomic" else 2):
             raise KeyboardInterrupt
-        save(self, folder)
+        return original(*args, **options)
 
-    monkeypatch.setattr(Learner, "save", crash)
+    monkeypatch.setattr(owner, name, crashing)
     with pytest.raises(KeyboardInterrupt):
         run(stream, make_learner(tiny), tmp_path / "run", references=False)
     monkeypatch.undo()
-    assert run(stream, make_learner(tiny), tmp_path / "run", references=False).matrix == whole.matrix
+    stages: list[int] = []
+    again = run(
+        stream, make_learner(tiny), tmp_path / "run", references=False, on_stage=lambda stage, _: stages.append(stage)
+    )
+    assert stages == [1, 2]
+    assert again.matrix == whole.matrix
+    assert without_seconds(tmp_path / "run/log.jsonl") == without_seconds(tmp_path / "whole/log.jsonl")
+    assert (tmp_path / "run/matrix.json").read_bytes() == (tmp_path / "whole/matrix.json").read_bytes()
+
+
+def test_a_run_goes_on_inside_a_task(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
+    whole = run(stream, make_learner(tiny), tmp_path / "whole", references=False)
+
+    def stop(stage: int, report: PhaseReport) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run(stream, make_learner(tiny), tmp_path / "run", checkpoint_every=0, on_phase=stop)
+    other = make_learner(tiny, epochs=1)
+    with pytest.raises(RunError, match="different run"):  # what is there is not lost to another one
+        run(stream, other, tmp_path / "run")
+    phases: list[str] = []
+    again = run(
+        stream, make_learner(tiny), tmp_path / "run", references=False, on_phase=lambda _, r: phases.append(r.name)
+    )
+    assert phases[:2] == ["slow statistics", "ridge heads"], "three phases were over"
+    assert again.matrix == whole.matrix
+    assert without_seconds(tmp_path / "run/log.jsonl") == without_seconds(tmp_path / "whole/log.jsonl")
+
+
+def test_a_run_folder_in_which_nothing_was_learned_is_free_for_another(
+    tiny: TimmViT, stream: Stream, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError):
+        run(stream, make_learner(tiny, rate=1e30), tmp_path / "run", checkpoint_every=0)
+    with (
+        LearnerFolder(tmp_path / "run/learner").lock(),
+        ThreadPoolExecutor() as pool,
+        pytest.raises(StorageError, match="another process"),
+    ):  # somebody is at it
+        pool.submit(run, stream, make_learner(tiny), tmp_path / "run").result()
+    run(stream, make_learner(tiny), tmp_path / "run", references=False)
+    assert json.loads((tmp_path / "run/config.json").read_text())["options"]["rate"] != 1e30
+
+
+def test_a_run_keeps_as_many_versions_as_it_is_told(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
+    run(stream, make_learner(tiny), tmp_path / "two", references=False)
+    run(stream, make_learner(tiny), tmp_path / "all", references=False, versions=None)
+    kept = {name: [v.number for v in LearnerFolder(tmp_path / name / "learner").versions()] for name in ("two", "all")}
+    assert kept == {"two": [2, 3], "all": [1, 2, 3]}
 
 
 def test_a_learner_that_was_taught_something_else_is_no_part_of_the_run(
@@ -110,18 +181,18 @@ def test_what_cannot_be_a_run_folder(tiny: TimmViT, stream: Stream, tmp_path: Pa
         run(stream, make_learner(tiny), tmp_path / "run")
 
 
-def test_a_learner_keeps_its_precision_and_the_state_before(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
+def test_a_learner_keeps_its_precision_and_every_state(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
     learner = make_learner(tiny, precision="bf16")
     for task in stream:
         learner.learn(task)
         learner.save(tmp_path)
-    assert sorted(p.name for p in tmp_path.glob("state-*")) == ["state-2.safetensors", "state-3.safetensors"]
+    assert sorted(p.name for p in tmp_path.glob("state-*")) == [f"state-{t}.safetensors" for t in (1, 2, 3)]
     loaded = Learner.load(tmp_path, tiny, progress=False)
     assert loaded.engine.runtime.precision == "bf16"
     content = json.loads((tmp_path / "learner.json").read_text())
     del content["backbone"]
     (tmp_path / "learner.json").write_text(json.dumps(content))
-    with pytest.raises(StorageError, match="backbone missing"):
+    with pytest.raises(StorageError, match=r"not what was saved.* Version 3 is whole"):
         Learner.load(tmp_path, tiny)
 
 
@@ -184,15 +255,40 @@ def test_domains_arrive_one_by_one(tiny: TimmViT, blobs: Data, method: str) -> N
 
 TWO = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from evertune.backbones import digest
 from evertune import Learner, Stream, open_data, run, load_backbone
+from evertune.engine import Progress
 train, test = open_data(sys.argv[1])
 stream = Stream.class_incremental(train, test, first=3, increment=3)
 backbone = load_backbone("test_vit", weights=sys.argv[2], input_size=32)
-learner = Learner(backbone=backbone, device="cpu", epochs=2, batch_size=7, eval_batch=16, progress=False, OPTIONS)
+
+def made():
+    return Learner(backbone=backbone, device="cpu", epochs=2, batch_size=7, eval_batch=16, progress=False, OPTIONS)
+
+class Stopped(Exception):
+    pass
+
+learner = made()
 run(stream, learner, sys.argv[3], references=False)
 Path(f"{sys.argv[3]}-{learner.engine.runtime.rank}").write_text(digest(learner.method.state_dict()))
+if "stop" in sys.argv:  # in the second epoch of a training phase, in both processes
+    reached, calls = Progress.reached, []
+    def stop(self, *where):
+        reached(self, *where)
+        calls.append(where)
+        if len(calls) == 9:
+            raise Stopped
+    Progress.reached = stop
+    try:
+        run(stream, made(), f"{sys.argv[3]}-stopped", references=False, checkpoint_every=0)
+    except Stopped:
+        Progress.reached = reached
+    assert list(Path(f"{sys.argv[3]}-stopped/learner").glob("update-*-1.safetensors")), "the second process has its own"
+    again = made()
+    run(stream, again, f"{sys.argv[3]}-stopped", references=False)
+    assert digest(again.method.state_dict()) == digest(learner.method.state_dict())
 learner.engine.runtime.state.destroy_process_group()  # else gloo's threads may abort the interpreter's end
 """
 SAFE = """method="safe", preset="paper", follow_epochs=1, features=64, strength=10.0, lambda_cc=0,
@@ -202,16 +298,19 @@ rate=1e-3, shared_rate=1e-3"""
 
 
 KMEANS = """method="hide_pet", preset="evertune", shared_epochs=2, blocks="0-1", centroids=3"""
+NTK = """method="ntk_cl", views=1"""
 
 
 @pytest.mark.parametrize(
-    ("options", "as_one"), [(SAFE, True), (HIDE, True), (KMEANS, False)], ids=["safe", "hide_pet", "hide_pet-kmeans"]
+    ("options", "as_one"),
+    [(SAFE, True), (HIDE, True), (KMEANS, False), pytest.param(NTK, False, marks=pytest.mark.slow)],
+    ids=["safe", "hide_pet", "hide_pet-kmeans", "ntk_cl"],
 )
 def test_two_processes_learn_what_one_does(blobs: Data, tmp_path: Path, options: str, as_one: bool) -> None:
     """Real processes over gloo; batches of 7 so that the parts are uneven.
 
     All processes end with one state, to the bit. It is a single process's where losses are means over samples and no
-    clustering can tip over.
+    clustering can tip over. Where it is not, two processes that were stopped and have gone on are compared instead.
     """
     import timm
     from safetensors.torch import load_file, save_file
@@ -227,7 +326,7 @@ def test_two_processes_learn_what_one_does(blobs: Data, tmp_path: Path, options:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, command in (("one", []), ("two", launch))[not as_one :]:
         done = subprocess.run(
-            [sys.executable, *command, *arguments, str(tmp_path / name)],
+            [sys.executable, *command, *arguments, str(tmp_path / name), *([] if as_one else ["stop"])],
             capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]

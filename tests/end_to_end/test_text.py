@@ -209,13 +209,13 @@ def test_learn_and_predict(home: Path) -> None:
     asked = [texts(24, 1).load(i).replace(" ", "\t", i == 0) for i in range(8)]
     wanted = Learner.load(home, device="cpu", progress=False).predict(asked)
     assert len(set(wanted)) > 1
-    lines = works("predict", home, "--text", asked[0], "--text", asked[1]).splitlines()
-    assert [line.split("\t")[:2] for line in lines] == [[asked[0].replace("\t", " "), wanted[0]], [asked[1], wanted[1]]]
-    told = works("predict", home, "-", "--json", given="\n".join([*asked, ""]).encode()).splitlines()
-    assert [(said["text"], said["class"]) for said in map(json.loads, told)] == list(zip(asked, wanted, strict=True))
+    rows = csv.reader(works("predict", home, "--text", asked[0], "--text", asked[1], "--format", "csv").splitlines())
+    assert [row[:2] for row in rows] == [["input", "label"], [asked[0], wanted[0]], [asked[1], wanted[1]]]
+    told = works("predict", home, "-", "--format", "jsonl", given="\n".join([*asked, ""]).encode()).splitlines()
+    assert [(said["input"], said["label"]) for said in map(json.loads, told)] == list(zip(asked, wanted, strict=True))
     long = "w10 w11 " * 40
     assert "1 of 1 texts are longer than the 24 tokens" in refused("predict", home, "--text", long)
-    assert works("predict", home, "--text", long, "--truncate").split("\t")[1] in CLASSES
+    assert works("predict", home, "--text", long, "--truncate").split()[-2] in CLASSES
 
 
 def test_learn_reads_a_table_as_told(kept: Path, tmp_path: Path) -> None:
@@ -239,8 +239,8 @@ def test_what_cannot_be_predicted(home: Path, kept: Path) -> None:
     assert "--text TEXT" in refused("predict", home, "photo.png")
     assert "nothing to classify" in refused("predict", home)
     assert "nothing to classify" in refused("predict", home, "-", given=b"")
-    assert "not UTF-8 (at byte 3)" in refused("predict", home, "-", given=b"w10\xff")
-    assert "1 of 2 texts are empty" in refused("predict", home, "-", given=b"w10\n\n")
+    assert "not UTF-8 (line 2, byte 4)" in refused("predict", home, "-", given=b"w11\nw10\xff")
+    assert "text 2 is empty" in refused("predict", home, "-", given=b"w10\n\n")
     assert "holds images" in refused("learn", home, "--data", "digits")
 
 

@@ -186,9 +186,9 @@ class HFEncoder(Backbone):
         v = self._by_head(sites.project(x, "v", block.v(x)))
         prefix, context = sites.prefix(), sites.context()
         if prefix is not None:
-            k, v = (torch.cat([p.expand(len(x), -1, -1, -1), t], 2) for p, t in zip(prefix, (k, v), strict=True))
+            k, v = (torch.cat([p.expand(x.shape[0], -1, -1, -1), t], 2) for p, t in zip(prefix, (k, v), strict=True))
         if context is not None:  # no norm stands in front of the maps here
-            more = (self._by_head(f(context)[None]).expand(len(x), -1, -1, -1) for f in (block.k, block.v))
+            more = (self._by_head(f(context)[None]).expand(x.shape[0], -1, -1, -1) for f in (block.k, block.v))
             k, v = (torch.cat([t, c], 2) for t, c in zip((k, v), more, strict=True))
         if mask is not None:  # what a tuning adds is always seen
             tokens = x.shape[1] - mask.shape[1]

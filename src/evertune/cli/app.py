@@ -10,13 +10,21 @@ import typer
 from evertune.cli import (  # noqa: F401  # importing a command registers it
     bench,
     cache,
+    calibrate,
     compare,
     data,
     diagnose,
+    evaluate,
+    export,
+    forget,
+    hub,
+    info,
     learn,
     metrics,
     predict,
     protocol,
+    prune,
+    rollback,
     run,
 )
 from evertune.cli import options as o

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ class Command(TyperCommand):
 
 
 ORDER = (
-    "demo", "run", "methods", "learn", "predict", "data", "protocol", "metrics", "compare", "bench",
-    "diagnose", "cache",
+    "demo", "run", "methods", "learn", "predict", "evaluate", "info", "calibrate", "rollback", "prune", "forget",
+    "export", "push", "pull", "data", "protocol", "metrics", "compare", "bench", "diagnose", "cache",
 )  # fmt: skip
 
 
@@ -64,13 +64,13 @@ class Group(TyperGroup):
 
 
 @contextmanager
-def stoppable(remedy: str) -> Iterator[None]:
-    """Ctrl-C within says ``remedy``: what is left and how to go on."""
+def stoppable(remedy: str | Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C within says ``remedy``: what is left and how to go on, which may be looked up then."""
     try:
         yield
     except KeyboardInterrupt as error:
         typer.echo(err=True)
-        note(f"stopped. {remedy}")
+        note(f"stopped. {remedy if isinstance(remedy, str) else remedy()}")
         raise typer.Exit(INTERRUPTED) from error
 
 

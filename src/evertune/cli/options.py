@@ -175,6 +175,13 @@ Precision = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]  # fmt: skip
+KeptPrecision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision", metavar="fp32|bf16", help="Of the backbone's passes; statistics and heads keep theirs.",
+        show_default="as the learner has it, fp32 for a new one", rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
 Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1.", rich_help_panel=MACHINE)
 ]
@@ -214,6 +221,21 @@ CacheSize = Annotated[
     typer.Option(
         "--cache-size", metavar="GIB", help="The most that --cache may hold; what was unused for longest goes first.",
         show_default="10", rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
+CheckpointEvery = Annotated[
+    float | None,
+    typer.Option(
+        "--checkpoint-every", metavar="SECONDS", min=0, help="How often to note how far learning has come, so that it "
+        "can go on there after a stop.",
+        show_default="60, or as seldom as to cost less than a hundredth of the time", rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart", help="Give up a task that was not finished, and learn it from its beginning.",
+        rich_help_panel=OUTPUT,
     ),
 ]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no line per task.", rich_help_panel=OUTPUT)]
@@ -348,11 +370,10 @@ def _views(
 
 def kept_learner(folder: Path, weights: Path | None, **runtime: Any) -> Learner:
     """The learner kept in ``folder``; ``weights`` where its backbone came from a local file."""
-    from evertune import Learner
+    from evertune import Learner, LearnerFolder
     from evertune.backbones import load_again
-    from evertune.engine import read_json
 
     if weights is None:
         return Learner.load(folder, **runtime)
-    identity = read_json(folder / "learner.json")["backbone"]
+    identity = LearnerFolder(folder).content()["backbone"]
     return Learner.load(folder, load_again(identity, weights=weights), **runtime)

@@ -9,7 +9,7 @@ import typer
 
 from evertune import __version__
 from evertune.cli.commands import Group
-from evertune.cli.memory import keep_freed_memory
+from evertune.cli.memory import collect_rarely, end, keep_freed_memory
 
 app = typer.Typer(
     name="evertune",
@@ -27,7 +27,13 @@ def main() -> None:
     # Threads that spin while they wait cost several times the work beside a busy neighbour.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    app(prog_name="evertune")
+    collect_rarely()
+    try:
+        app(prog_name="evertune")
+    except SystemExit as leaving:
+        if isinstance(leaving.code, int | None):
+            end(leaving.code or 0)
+        raise
 
 
 def _version(asked: bool) -> None:

@@ -38,8 +38,7 @@ DATA_HELP = (
     "  evertune run --data pacs.zip --kind domain --domain-level --out runs/pacs\n"
     "  evertune run --data cifar100 --kind blurry --stream tasks=5 --stream online=64 --set epochs=1\n"
     "  evertune run --task monday/ --task tuesday/ --out runs/week\n\n"
-    "The same command again goes on where a stopped run was after its last finished task, and with more of --task with "
-    "those that are new.",
+    "The same command again goes on where a stopped run was, inside a task too, or with more of --task.",
 )
 def run(
     data: Annotated[
@@ -170,6 +169,15 @@ def run(
             rich_help_panel=o.OUTPUT,
         ),
     ] = False,
+    versions: Annotated[
+        str,
+        typer.Option(
+            "--versions", metavar="N|all", help="Versions of the learner to keep, one made by every task; 'evertune "
+            "predict' uses the newest.", rich_help_panel=o.OUTPUT,
+        ),
+    ] = "2",
+    every: o.CheckpointEvery = None,
+    restart: o.Restart = False,
     quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Learn a data set task by task and measure after each.
@@ -181,15 +189,17 @@ def run(
     method = method or "safe"
     given = tasks or [] if data is None else [data]
     folder = out or Path("runs") / f"{method}-{Path(given[0] if given else '').resolve().stem}"
-    with stoppable(f"The same command goes on after the last finished task, as kept in {folder}."):
+    with stoppable(lambda: _after_a_stop(folder)):
         from evertune import open_data
         from evertune import run as run_stream
+        from evertune.cli.lesson import tell_unfinished
         from evertune.cli.narrate import Narrator
         from evertune.cli.origin import keep_origin, keep_tasks
         from evertune.evaluation import Protocol
 
         if (data is None) == (not tasks):
             raise ConfigError("Say what to learn: --data DATA, or --task FOLDER for every task.")
+        kept_versions = _versions(versions)
         named = None if protocol is None else Protocol.preset(protocol)
         chosen = o.method_options(method, preset, settings, batch)
         cuts: dict[str, Any] = {
@@ -256,6 +266,8 @@ def run(
                 else:
                     keep_origin(folder, data, parts | reading)
 
+        if learner.engine.runtime.main and not restart:
+            tell_unfinished(folder / "learner")
         result = run_stream(
             stream,
             learner,
@@ -264,6 +276,9 @@ def run(
             task_incremental=task_incremental,
             ahead=ahead,
             calibration=calibration,
+            versions=kept_versions,
+            checkpoint_every=every,
+            restart=restart,
             on_phase=narrator.on_phase,
             on_stage=on_stage,
         )
@@ -271,6 +286,21 @@ def run(
             say(line)
         if named is not None:
             say(f"protocol    {stated(named, result)}")
+
+
+def _versions(text: str) -> int | None:
+    """How many versions stay; None for all."""
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"--versions {text} is neither a whole number from 1 nor 'all'.")
+    return int(text)
+
+
+def _after_a_stop(folder: Path) -> str:
+    from evertune.cli.lesson import after_a_stopped_run
+
+    return after_a_stopped_run(folder)
 
 
 def _of_tasks(folders: list[str], kind: str | None, cuts: dict[str, Any], reading: dict[str, Any]) -> Stream:

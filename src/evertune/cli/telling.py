@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,6 +14,43 @@ if TYPE_CHECKING:
     from evertune.evaluation import ProtocolPreset
     from evertune.runs import Run
     from evertune.streams import Source
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count(1, "class"), count(2, "class"), count(0, "image")
+    ('1 class', '2 classes', '0 images')
+    """
+    return f"{number} {noun if number == 1 else noun + ('es' if noun.endswith('s') else 's')}"
+
+
+def size(number: int) -> str:
+    """A number of bytes.
+
+    >>> size(1), size(25_936), size(4_672_760)
+    ('1 byte', '25.9 kB', '4.7 MB')
+    """
+    if number < 1000:
+        return count(number, "byte")
+    unit, name = (1e6, "MB") if number >= 1e6 else (1e3, "kB")
+    return f"{number / unit:.1f} {name}"
+
+
+def numbers(versions: Sequence[int]) -> str:
+    """Versions by number.
+
+    >>> numbers([3]), numbers([0, 1, 4])
+    ('version 3', 'versions 0, 1, 4')
+    """
+    return f"version{'s' if len(versions) != 1 else ''} {', '.join(map(str, versions))}"
+
+
+def knows(classes: Sequence[str]) -> str:
+    """What a learner knows, for one line."""
+    from evertune.cli.narrate import listed
+
+    return f"knows {count(len(classes), 'class')}{': ' if classes else ''}{listed(classes)}"
 
 
 def tell_skipped(*sources: Source) -> None:

@@ -3,7 +3,7 @@ of a training phase that repeats them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -32,6 +32,23 @@ class FeatureCache:
         """Drop what belongs to branches that are no more."""
         self._stored = {key: rows for key, rows in self._stored.items() if key[0] in branches}
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything known, by names that :meth:`load` understands."""
+        return {
+            f"{data}/{branch}/{part}": tensor
+            for (branch, data), rows in self._stored.items()
+            for part, tensor in (("place", rows.place), ("features", rows.joined))
+        }
+
+    def load(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Know what ``state`` tells, and nothing else."""
+        self._stored = {}
+        for name in state:
+            data, branch, part = name.split("/")
+            if part == "place":
+                rows = self._stored[branch, data] = Rows(len(state[name]))
+                rows.place, rows.parts = state[name].clone(), [state[f"{data}/{branch}/features"].to(device, copy=True)]
+
     def view(self, data: str, rows: Tensor, size: int) -> View:
         """The memory of ``rows`` [B] of the data set called ``data`` with ``size`` rows."""
         return View(self, data, rows.cpu(), size)
@@ -56,10 +73,15 @@ class Rows:
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, L] of ``rows`` [B], any for unknown ones, and which are known [B]."""
+        place = self.place[rows]
+        return self.joined[place.clamp_min(0)], place >= 0
+
+    @property
+    def joined(self) -> Tensor:
+        """The features of all known rows, [n, L], in the order in which they became known."""
         if len(self.parts) > 1:
             self.parts = [torch.cat(self.parts)]
-        place = self.place[rows]
-        return self.parts[0][place.clamp_min(0)], place >= 0
+        return self.parts[0]
 
 
 class View:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from evertune.backbones import Backbone, Passes
 from evertune.backbones.passes import Memory
 from evertune.engine.cache import FeatureCache
 from evertune.engine.conditions import Conditions
+from evertune.engine.descent import Descent
 from evertune.engine.disk_cache import DiskCache
 from evertune.engine.feed import Feed
-from evertune.engine.optimizer import make_optimizer
+from evertune.engine.progress import PhaseReport, Progress
 from evertune.engine.runtime import Runtime, Seeds
 from evertune.engine.shelf import Shelf
-from evertune.errors import DataError, TrainingError
+from evertune.errors import DataError
 from evertune.methods import Collect, Method, Optimise, Solve, TaskInfo
 from evertune.streams import Source
 from evertune.streams.pixels import Pixels
@@ -32,18 +31,6 @@ from evertune.tuning import Tuning
 
 CHECK_EVERY = 10
 """Steps between two looks at the loss: each look makes an accelerator wait."""
-
-
-@dataclass(frozen=True)
-class PhaseReport:
-    """What a phase took: seconds, examples that passed, mean loss terms of its last epoch, parameters trained."""
-
-    name: str
-    kind: str
-    seconds: float
-    images: int
-    losses: Mapping[str, float]
-    parameters: int = 0
 
 
 class Engine:
@@ -84,8 +71,12 @@ class Engine:
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
-    def learn(self, method: Method, task: TaskInfo, source: Source, indices: np.ndarray) -> Iterator[PhaseReport]:
+    def learn(
+        self, method: Method, task: TaskInfo, source: Source, indices: np.ndarray, progress: Progress | None = None
+    ) -> Iterator[PhaseReport]:
         """Run every phase of ``task``; ``indices`` maps the labels of ``source`` to class indices.
+
+        ``progress`` is told how far it has come, and may begin further on than at the first phase.
 
         Raises
         ------
@@ -95,23 +86,26 @@ class Engine:
             The loss became infinite or not a number.
         """
         self.require(source, self.feed.train_view, self.feed.test_view)
+        progress = Progress(self.runtime) if progress is None else progress
+        progress.begin(method)
         decoded = self.feed.decoded(source)
         for number, phase in enumerate(method.phases(task)):
-            started = time.perf_counter()
+            if number < progress.place.phase:
+                continue  # over before a stop
             images = parameters = 0
             losses: Mapping[str, float] = {}
             match phase:
                 case Optimise():
                     parameters = sum(p.numel() for p in phase.parameters() if p.requires_grad)
-                    images, losses = self._optimise(method, phase, source, indices, (task.index, number), decoded)
+                    seed = (self.seeds.augmentation, task.index, number)
+                    images, losses = self._optimise(method, phase, source, indices, seed, decoded, progress)
                 case Collect():
-                    images = self._collect(method, phase, source, indices, decoded)
+                    images = self._collect(method, phase, source, indices, decoded, progress)
                 case Solve():
                     with torch.no_grad():
                         phase.run()
                     method.to(self.runtime.device)
-            kind = type(phase).__name__.lower()
-            yield PhaseReport(phase.name, kind, time.perf_counter() - started, images, losses, parameters)
+            yield progress.finished(phase.name, type(phase).__name__.lower(), images, losses, parameters)
         method.tasks_seen += 1
         self.cache.keep({"plain", *(t.fingerprint() for t in method.branches if t is not None and t.frozen)})
 
@@ -121,62 +115,56 @@ class Engine:
         phase: Optimise,
         source: Source,
         indices: np.ndarray,
-        place: tuple[int, int],
+        seed: tuple[int, ...],
         decoded: Pixels | None,
+        progress: Progress,
     ) -> tuple[int, dict[str, float]]:
-        recipe = phase.recipe
-        parameters = [p for p in phase.parameters() if p.requires_grad]
-        optimizer = make_optimizer(parameters, recipe, phase.slowed())
+        recipe, begun = phase.recipe, progress.place
+        descent = Descent(phase, self.runtime)
         method.train()
         means: dict[str, float] = {}
         steps = -(-len(source) // recipe.batch_size)
-        seed = (self.seeds.augmentation, *place)
         devices = range(torch.cuda.device_count())  # the seed below reaches them all
-        bank = FeatureCache() if recipe.views is not None and recipe.views < recipe.epochs else None
         with torch.random.fork_rng(devices), self._bar(phase.name, recipe.epochs * len(source)) as bar:
             torch.manual_seed(int(np.random.SeedSequence((*seed, self.runtime.rank)).generate_state(1)[0]))
-            for epoch in range(recipe.epochs):
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.rate_at(epoch, group["factor"])
-                sums: dict[str, Tensor] = {}
-                batches = self.feed.training(source, indices, recipe, seed, epoch, decoded=decoded, bank=bank)
-                for step, batch in enumerate(batches):
-                    terms = phase.loss(batch) if len(batch.labels) else {}
-                    optimizer.zero_grad(set_to_none=True)
-                    if terms:
-                        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            progress.resume(descent)
+            bar.update(begun.epoch * len(source) + min(begun.step * recipe.batch_size, len(source)))
+            for epoch in range(begun.epoch, recipe.epochs):
+                first = begun.step if epoch == begun.epoch else 0
+                descent.enter(epoch)
+                batches = self.feed.training(
+                    source, indices, recipe, seed, epoch, decoded=decoded, bank=descent.bank, start=first
+                )
+                for step, batch in enumerate(batches, start=first):
                     whole = min(recipe.batch_size, len(source) - step * recipe.batch_size)
-                    self.runtime.average_gradients(parameters, len(batch.labels) / whole)
-                    if recipe.clip is not None:
-                        nn.utils.clip_grad_norm_(parameters, recipe.clip)
-                    optimizer.step()
-                    for name, term in terms.items():
-                        sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term.detach()
-                    if step % CHECK_EVERY == 0 or step == steps - 1:
-                        self._require_finite(sums, phase.name, epoch, step)
+                    descent.step(batch, whole)
+                    if step % CHECK_EVERY == 0 or step == steps - 1 or progress.eager:
+                        descent.require_finite(epoch, step)
+                        progress.reached(epoch, step + 1, descent)
                     bar.update(whole)
-                means = {name: float(value) / steps for name, value in sums.items()}
+                means = descent.leave(steps)
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
-        optimizer.zero_grad(set_to_none=True)
+        descent.optimizer.zero_grad(set_to_none=True)
         method.eval()
         return recipe.epochs * len(source), means
 
-    def _require_finite(self, sums: Mapping[str, Tensor], phase: str, epoch: int, step: int) -> None:
-        bad = [name for name, value in sums.items() if not torch.isfinite(value)]
-        if self.runtime.sum(torch.tensor(float(len(bad)), device=self.runtime.device)):
-            raise TrainingError(
-                f"The loss ({', '.join(bad) or 'in another process'}) became infinite or not a number in '{phase}', "
-                f"epoch {epoch + 1}, by step {step + 1}. Lower the learning rate (rate=), or look at the data. "
-                "What was learned before this task is unchanged."
-            )
-
     def _collect(
-        self, method: Method, phase: Collect, source: Source, indices: np.ndarray, decoded: Pixels | None
+        self,
+        method: Method,
+        phase: Collect,
+        source: Source,
+        indices: np.ndarray,
+        decoded: Pixels | None,
+        progress: Progress,
     ) -> int:
         method.eval()
+        passed = progress.place.step
         with torch.no_grad(), self._bar(phase.name, len(source)) as bar, self._shelf(source) as shelf:
-            for batch in self.feed.collecting(source, indices, decoded=decoded, shelf=shelf):
+            bar.update(passed)
+            for batch in self.feed.collecting(source, indices, decoded=decoded, shelf=shelf, start=passed):
                 phase.update(batch)
+                passed += len(batch.labels)
+                progress.reached(0, passed)
                 bar.update(len(batch.labels))
         return len(source)
 

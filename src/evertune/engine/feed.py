@@ -71,8 +71,9 @@ class Feed:
         *,
         decoded: Pixels | None,
         bank: FeatureCache | None,
+        start: int = 0,
     ) -> Iterator[Batch]:
-        """An epoch in the training view, shuffled; each process has its part of a batch.
+        """An epoch in the training view, shuffled, from its batch ``start``; each process has its part of a batch.
 
         With so many ``recipe.views`` the epochs show them in turn, and a ``bank`` keeps features of frozen branches.
         """
@@ -87,19 +88,23 @@ class Feed:
             epoch=epoch,
             view_epoch=shown,
             pixels=decoded,
+            start=start,
         ):
             rows, labels = rows.to(self.runtime.device), to_index[labels].to(self.runtime.device)
             memory = None if bank is None else bank.view(str(shown), rows, len(source))
             yield Batch(self._passes(inputs, memory), labels, rows)
 
     def collecting(
-        self, source: Source, indices: np.ndarray, *, decoded: Pixels | None, shelf: Shelf | None
+        self, source: Source, indices: np.ndarray, *, decoded: Pixels | None, shelf: Shelf | None, start: int = 0
     ) -> Iterator[Batch]:
-        """One pass in the test view; features, labels and rows are those of all processes.
+        """One pass in the test view, after its first ``start`` examples; features, labels and rows are those of all
+        processes.
 
         What is on the ``shelf`` is not computed, and not even decoded if nothing but that is asked for.
         """
-        order, runtime = self.order(source), self.runtime
+        order, runtime = self.order(source)[start:], self.runtime
+        if not len(order):
+            return
         read = functools.partial(self._tested, source, decoded)
         lazy = shelf is not None and shelf.complete
         to_index = torch.as_tensor(indices)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evertune.errors import ConfigError
 from evertune.methods import Recipe
@@ -33,3 +33,22 @@ def make_optimizer(
             return torch.optim.AdamW(options, lr=recipe.rate)
         case other:
             raise ConfigError(f"Optimizer {other!r} does not exist: choose 'sgd' or 'adam'.")
+
+
+def read_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What it remembers of its parameters, by ``number.name``: they are numbered in the order of its groups."""
+    return {
+        f"{number}.{name}": value
+        for number, kept in optimizer.state_dict()["state"].items()
+        for name, value in kept.items()
+        if value is not None
+    }
+
+
+def write_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Remember what :func:`read_state` gave; rates and other settings stay."""
+    kept: dict[int, dict[str, Tensor]] = {}
+    for place, value in state.items():
+        number, name = place.split(".", 1)
+        kept.setdefault(int(number), {})[name] = value.clone()
+    optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})

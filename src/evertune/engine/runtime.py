@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather, pad_across_processes, reduce
+from accelerate.utils import gather, gather_object, pad_across_processes, reduce
 from torch import Tensor, nn
 
-from evertune.errors import ConfigError, nearest
+from evertune.errors import ConfigError, EvertuneError, StorageError, nearest
+
+T = TypeVar("T")
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -114,6 +116,23 @@ class Runtime:
     def sum(self, value: Tensor) -> Tensor:
         """Σ over processes."""
         return cast(Tensor, reduce(value, "sum")) if self.world > 1 else value
+
+    def collect(self, value: T) -> list[T]:
+        """The value of each process, in order."""
+        return cast(list[T], gather_object([value])) if self.world > 1 else [value]
+
+    def together(self, action: Callable[[], T]) -> T:
+        """What ``action`` gives here. If it fails in one process it fails in all, so that none waits for another."""
+        failure = None
+        try:
+            result = action()
+        except EvertuneError as error:
+            failure = error
+        if self.world == 1 and failure is not None:
+            raise failure
+        if self.world > 1 and self.sum(torch.tensor(float(failure is not None), device=self.device)):
+            raise failure or StorageError("Another process failed here: see its message.")
+        return result
 
     def wait(self) -> None:
         self.state.wait_for_everyone()

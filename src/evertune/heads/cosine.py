@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evertune.statistics import Growing
+from evertune.tuning import TRAINED
 
 
 def cosine_logits(x: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
@@ -19,6 +21,8 @@ def cosine_logits(x: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
 class CosineHead(Growing):
     """σ · cos(x, w_c): features [B, L] to logits [B, K]. Grows by rows."""
 
+    of_data: ClassVar[dict[str, str]] = {"*": TRAINED}
+    by_class: ClassVar[dict[str, int]] = {"weight": 0}
     weight: nn.Parameter
     sigma: nn.Parameter
 

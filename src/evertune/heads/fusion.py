@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evertune.tuning.tuning import uniform
+from evertune.tuning.tuning import TRAINED, uniform
 
 
 class HybridFusion(nn.Module):
@@ -30,6 +31,7 @@ class HybridFusion(nn.Module):
         before move them (T7).
     """
 
+    of_data: ClassVar[dict[str, str]] = {"*": TRAINED}
     value_weight: nn.Parameter
     value_bias: nn.Parameter
 

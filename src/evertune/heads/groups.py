@@ -19,5 +19,5 @@ def by_group(logits: Tensor, owner: Tensor, groups: int, together: bool = False)
     if together:
         top = logits.amax(1, keepdim=True)
         return ((logits - top).exp() @ F.one_hot(owner.to(logits.device), groups).to(logits)).log() + top
-    index = owner.to(logits.device).expand(len(logits), -1)
-    return logits.new_full((len(logits), groups), -torch.inf).scatter_reduce(1, index, logits, "amax")
+    index = owner.to(logits.device).expand(logits.shape[0], -1)
+    return logits.new_full((logits.shape[0], groups), -torch.inf).scatter_reduce(1, index, logits, "amax")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evertune.statistics import Growing
+from evertune.tuning import TRAINED
 
 
 class LinearHead(Growing):
     """x Wᵀ + b: features [B, L] to logits [B, K]. Old rows are untouched when it grows."""
 
+    of_data: ClassVar[dict[str, str]] = {"*": TRAINED}
+    by_class: ClassVar[dict[str, int]] = {"weight": 0, "bias": 0}
     weight: nn.Parameter
     bias: nn.Parameter
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Collection
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evertune.heads.linear import LinearHead
+from evertune.tuning import TRAINED
 
 
 class MLPHead(nn.Module):
@@ -16,6 +18,8 @@ class MLPHead(nn.Module):
 
     The block is drawn when the first classes come, so that all of it comes from one generator.
     """
+
+    of_data: ClassVar[dict[str, str]] = {"*": TRAINED}
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,3 +41,7 @@ class MLPHead(nn.Module):
             self.widen.grow(2 * self.width, generator)
             self.narrow.grow(self.width, generator)
         self.out.grow(classes, generator)
+
+    def drop(self, classes: Collection[int]) -> None:
+        """Remove the rows of ``classes``; the block stays."""
+        self.out.drop(classes)

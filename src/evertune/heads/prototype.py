@@ -24,6 +24,6 @@ def section_scores(x: Tensor, prototypes: Tensor, weights: Sequence[float]) -> T
 
     A prototype of zeros, a class without data, scores 0.
     """
-    parts = [F.normalize(z.view(len(z), len(weights), -1), dim=2) for z in (x, prototypes.to(x))]
+    parts = [F.normalize(z.view(z.shape[0], len(weights), -1), dim=2) for z in (x, prototypes.to(x))]
     scale = torch.tensor(weights, device=x.device, dtype=x.dtype)
     return torch.einsum("bsw,ksw,s->bk", *parts, scale)

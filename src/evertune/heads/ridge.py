@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ class RidgeOptions:
 class RidgeHead(Growing):
     """h(x)ᵀ A over the classes seen, with A = (G + λI)⁻¹ Q of the statistics it is solved from."""
 
+    of_data: ClassVar[dict[str, str]] = {
+        "A": "weights of each class, solved from second moments and class means",
+        "strength": "a number chosen on the data",
+    }
+    by_class: ClassVar[dict[str, int]] = {"A": 1}
     A: Tensor
     strength: Tensor
 

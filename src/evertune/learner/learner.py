@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import PIL
-import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-import evertune
-from evertune.backbones import Backbone, Passes, load_again, load_backbone
+from evertune.backbones import Backbone, load_backbone
 from evertune.engine import (
     DiskCache,
     Engine,
     PhaseReport,
     Runtime,
     Seeds,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
 )
-from evertune.engine.views import views_from, views_of
-from evertune.errors import ConfigError, DataError, StorageError, StreamError
+from evertune.engine.views import views_of
 from evertune.evaluation.calibration import BINS, Calibration
-from evertune.methods import TaskInfo, make_method
-from evertune.streams import Source, Task, View
-from evertune.streams.unlabelled import Images, unlabelled
-
-FORMAT = 1
-
-Told = str | int | Sequence[str | int] | None
-"""A task identity given to a prediction: by name or number, for all images or for each."""
+from evertune.learner import estimator
+from evertune.learner.folder import LearnerFolder
+from evertune.learner.forgetting import Forgotten, forget
+from evertune.learner.keeping import described, restored, tensors_of
+from evertune.learner.learning import learn
+from evertune.learner.measuring import calibration, evaluate, fitted
+from evertune.learner.predictions import Predictions, ask, classify, readable
+from evertune.learner.temperature import Temperature
+from evertune.learner.told import Told
+from evertune.methods import Stored, make_method
+from evertune.streams import Kind, Source, Task, View
+from evertune.streams.unlabelled import Images
 
 
 class Learner:
@@ -105,6 +101,7 @@ class Learner:
         pixels: str = "exact",
         **options: Any,
     ) -> None:
+        self.settings = {k: v for k, v in locals().items() if k not in ("self", "options")} | options
         self.seeds = seeds if isinstance(seeds, Seeds) else Seeds(init=seeds, augmentation=seeds, sampling=seeds)
         self.backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
         self.train_view, self.test_view = views_of(self.backbone, train_view, test_view, truncate=truncate)
@@ -128,13 +125,40 @@ class Learner:
         self.preset = preset or next(iter(self.method.config_type.presets))
         self.classes: tuple[str, ...] = ()
         self.history: list[dict[str, Any]] = []
+        self.temperature: Temperature | None = None
+        self.phases: list[dict[str, Any]] = []
+        """What the phases of the last task took."""
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
-    def learn(self, task: Task, on_phase: Callable[[PhaseReport], None] | None = None) -> list[PhaseReport]:
+    def learn(
+        self,
+        task: Task,
+        on_phase: Callable[[PhaseReport], None] | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        restart: bool = False,
+        every: float | None = None,
+        keep: int | None = None,
+    ) -> list[PhaseReport]:
         """Learn one task: new classes, a new domain of known ones, or both. Old data is not needed.
 
-        Returns what each phase took. If anything goes wrong, the learner is what it was before.
+        Returns what each phase took; ``on_phase`` is told of each as it ends. If anything goes wrong, the learner is
+        what it was before.
+
+        With a ``folder`` the learner is saved there when the task is learned, and until then how far it has come.
+        Called again after a stop of any kind, with the same learner and task, it goes on there and ends with the same
+        bits as if it had never stopped (in fp32, on the same machine). Meanwhile the folder is locked.
+
+        Parameters
+        ----------
+        restart
+            Give up what the folder holds of an unfinished update, and learn the task from its beginning.
+        every
+            Seconds between two checkpoints; by default as many as make them cost less than a hundredth of the time,
+            and 60 at least.
+        keep
+            Versions that stay in the folder, as in :meth:`save`.
 
         Raises
         ------
@@ -144,51 +168,13 @@ class Learner:
             An image cannot be read, a text is longer than the backbone reads, or the examples are of another kind.
         TrainingError
             The loss became infinite or not a number.
+        ConfigError
+            ``restart``, ``every`` or ``keep`` without a folder.
+        StorageError
+            The folder is in use or cannot be written, or holds an unfinished update that is damaged or another one's.
+            If the last save fails, the learner in memory has learned the task.
         """
-        names = task.classes
-        new = tuple(name for name in names if name not in self.classes)
-        if task.kind == "class" and not new:
-            raise StreamError(
-                f"Task {task.name!r} brings no new class: {', '.join(names[:5])} are known. If its images are of a new "
-                "domain, give it kind='domain'; if they are more of the same, kind='mixed'."
-            )
-        classes = (*self.classes, *new)
-        if len(classes) < 2:
-            raise StreamError(f"The first task has one class, {classes[0]!r}: there is nothing to tell apart yet.")
-        position = {name: i for i, name in enumerate(classes)}
-        indices = np.array([position.get(name, -1) for name in task.train.classes], dtype=np.int64)
-        info = TaskInfo(
-            index=len(self.history),
-            present=tuple(sorted(position[name] for name in names)),
-            new=tuple(position[name] for name in new),
-            known=len(self.classes),
-            size=len(task.train),
-        )
-        before = self._remember()
-        reports = []
-        try:
-            for report in self.engine.learn(self.method, info, task.train, indices):
-                reports.append(report)
-                if on_phase is not None:
-                    on_phase(report)
-        except BaseException:
-            self._recall(before)
-            raise
-        self.classes = classes
-        self.history.append(
-            {
-                "task": task.name,
-                "kind": task.kind,
-                "new_classes": list(new),
-                "classes": sorted(names, key=position.__getitem__),
-                "examples": len(task.train),
-                "seconds": round(sum(r.seconds for r in reports), 3),
-                "evertune": evertune.__version__,
-                "pillow": PIL.__version__,  # whose resizing decides about single bits of an image
-                **self.method.describe(),
-            }
-        )
-        return reports
+        return learn(self, task, on_phase, folder=folder, restart=restart, every=every, keep=keep)
 
     def _remember(self) -> dict[str, Any]:
         generators = self.method.generators
@@ -218,52 +204,34 @@ class Learner:
         they belong to is known (task-incremental learning), its name or number, or one for each: classes of other tasks
         get −∞.
         """
-        source = self._readable(images)
-        if task is None:
-            return next(iter(self.engine.scores(self.method, source).values()))
-        numbers = self._task_numbers(task, len(source))
-        told = self.engine.compute(
-            source, self.method.branches, lambda passes: {"told": self.method.told(passes, numbers[passes.rows])}
-        )["told"]
-        return told.masked_fill(~self._classes_of_tasks()[numbers], -torch.inf)
+        return ask(self, readable(self, images), task)[0]
 
-    def predict(self, images: Images, task: Told = None) -> list[str]:
-        """The most likely class name of each image; ``task`` as in :meth:`scores`."""
-        return [self.classes[i] for i in self.scores(images, task).argmax(1).tolist()]
+    def classify(self, images: Images, *, task: Told = None, abstain: float | None = None) -> Predictions:
+        """Labels, probabilities and inferred tasks in one pass; ``images`` and ``task`` as in :meth:`scores`.
 
-    def _readable(self, images: Images) -> Source:
-        if not self.classes:
-            raise StreamError("This learner has learned nothing yet: call learn(task) first.")
-        source = unlabelled(images, self.backbone.modality)
-        if not len(source):
-            raise DataError(f"{source.name}: there are no {self.backbone.modality}s.")
-        return source
+        Where the largest probability is below ``abstain``, 0 to below 1, there is no label. Probabilities are the
+        softmax of the scores over the temperature, which is 1 until :meth:`calibrate` finds a better one. Until then
+        they order the classes and say little of how often an answer is right: scores of prototype, distance and ridge
+        methods are no log-probabilities, and their softmax is nearly flat or nearly 1 as their scale happens to be.
 
-    def _task_numbers(self, task: str | int | Sequence[str | int], images: int) -> Tensor:
-        """The number of the task of each image, [N]."""
-        given = [task] * images if isinstance(task, str | int) else list(task)
-        if len(given) != images:
-            raise StreamError(f"There are {images} images and {len(given)} task identities: give one, or one for each.")
-        names = {entry["task"]: number for number, entry in enumerate(self.history)}
-        numbers: dict[str | int, int] = {}  # an int is a number, whatever tasks are called
-        for number in range(len(self.history)):
-            numbers |= {number: number, str(number): number}
-        numbers |= names
-        for one in given:
-            if isinstance(one, bool) or one not in numbers:
-                raise StreamError(
-                    f"No task is called {one!r}: {len(self.history)} were learned, {', '.join(list(names)[:10])}; give "
-                    f"one of these names or a number from 0 to {len(self.history) - 1}."
-                )
-        return torch.tensor([numbers[one] for one in given])
+        Raises
+        ------
+        ConfigError
+            ``abstain`` is no such number.
+        """
+        return classify(self, images, task, abstain)
 
-    def _classes_of_tasks(self) -> Tensor:
-        """Which classes occurred in which task, [T, K]."""
-        position = {name: i for i, name in enumerate(self.classes)}
-        belongs = torch.zeros(len(self.history), len(self.classes), dtype=torch.bool)
-        for number, entry in enumerate(self.history):
-            belongs[number, [position[name] for name in entry.get("classes", entry["new_classes"])]] = True
-        return belongs
+    @overload
+    def predict(self, images: Images, task: Told = None, abstain: None = None) -> list[str]: ...
+    @overload
+    def predict(self, images: Images, task: Told = None, abstain: float = ...) -> list[str | None]: ...
+    def predict(self, images: Images, task: Told = None, abstain: float | None = None) -> Sequence[str | None]:
+        """The most likely class name of each image, None below ``abstain``; as in :meth:`classify`."""
+        return self.classify(images, task=task, abstain=abstain).labels
+
+    def predict_proba(self, images: Images) -> NDArray[np.float32]:
+        """Probabilities [N, K] over ``self.classes``, as in :meth:`classify`."""
+        return self.classify(images).probabilities
 
     def evaluate(self, test: Source, task: int | None = None) -> dict[str, tuple[int, int]]:
         """(correct, total) by part (the first is the method's answer) over all of ``test``, without task identity.
@@ -278,112 +246,155 @@ class Learner:
         StreamError
             The data holds classes this learner was never taught.
         """
-        source, truth = self._labelled(test)
-        if task is not None:
-            self._task_numbers(task, 1)
-
-        def read(passes: Passes) -> dict[str, Tensor]:
-            parts = self.method.scores(passes)
-            if task is None:
-                return parts
-            tasks = self.method.identify(passes)
-            if tasks is None:
-                told = next(iter(parts.values()))
-            else:
-                told = self.method.told(passes, torch.full_like(tasks, task))
-                parts |= {"oracle": told, "router": tasks}
-            elsewhere = ~self._classes_of_tasks()[task].to(told.device)
-            return parts | {"within task": told.masked_fill(elsewhere, -torch.inf)}
-
-        parts = self.engine.compute(source, self.method.branches, read, remember=True)
-        inferred = parts.pop("router", None)
-        correct = {name: int((scores.argmax(1) == truth).sum()) for name, scores in parts.items()}
-        if inferred is not None:
-            correct["router"] = int(torch.eq(inferred, task or 0).sum())
-        return {name: (count, len(truth)) for name, count in correct.items()}
+        return evaluate(self, test, task)
 
     def calibration(
-        self, test: Source, *, temperature: float = 1.0, bins: int = BINS, adaptive: bool = False
+        self, test: Source, *, temperature: float | None = None, bins: int = BINS, adaptive: bool = False
     ) -> Calibration:
         """Whether the answers on ``test`` are right as often as their confidence says, without task identity.
 
-        Confidence is the largest softmax probability of the scores over ``temperature``. The scores of prototype,
-        distance and ridge methods are no log-probabilities, and this shows what taking them for such would do.
-        ``bins`` and ``adaptive`` as in :meth:`Calibration.measure`.
+        Confidence is the largest softmax probability of the scores over ``temperature``, by default the learner's own.
+        The scores of prototype, distance and ridge methods are no log-probabilities, and at temperature 1 this shows
+        what taking them for such would do. ``bins`` and ``adaptive`` as in :meth:`Calibration.measure`.
 
         Raises
         ------
         StreamError
             The data holds classes this learner was never taught.
         """
-        source, truth = self._labelled(test)
-        scores = next(iter(self.engine.scores(self.method, source, remember=True).values()))
-        return Calibration.of_scores(
-            scores.double().numpy(), truth.numpy(), temperature=temperature, bins=bins, adaptive=adaptive
-        )
+        return calibration(self, test, temperature, bins, adaptive=adaptive)
 
-    def _labelled(self, test: Source) -> tuple[Source, Tensor]:
-        """``test`` and the place among ``self.classes`` of each of its labels, [N]."""
-        unknown = [name for name in test.present() if name not in self.classes]
-        if unknown:
-            raise StreamError(
-                f"{test.name} holds classes that were never learned: {', '.join(unknown[:10])}. "
-                "Learn them or leave them out."
-            )
-        source = self._readable(test)
-        position = {name: i for i, name in enumerate(self.classes)}
-        return source, torch.tensor([position.get(name, -1) for name in test.classes])[torch.as_tensor(test.labels)]
+    def calibrate(self, source: Source) -> float:
+        """Choose the temperature under which the true classes of ``source`` are likeliest, and keep it.
+
+        ``source`` must not have been learned from, or the confidence will be too large; labels are not changed by it.
+        A task learned later leaves the temperature as it is: ``self.temperature.tasks`` says how many were known then.
+
+        Raises
+        ------
+        StreamError
+            The data holds classes this learner was never taught.
+        DataError
+            It holds no examples.
+        """
+        self.temperature = fitted(self, source)
+        return self.temperature.value
+
+    # -- the manners of scikit-learn ---------------------------------------------------------------------------------
+
+    _estimator_type = "classifier"  # what scikit-learn before 1.6 asks for
+
+    def partial_fit(self, X: Images, y: ArrayLike, *, name: str | None = None, kind: Kind | None = None) -> Learner:
+        """Learn one more task: images or texts as for :meth:`scores`, and the class of each, a name or a whole number.
+
+        A class has a name from then on, ``3`` is ``"3"``. The ``kind`` is ``"class"`` where all classes are new, and
+        ``"mixed"`` otherwise.
+
+        Raises
+        ------
+        DataError
+            Labels that are missing, neither names nor whole numbers, or more or fewer than the images.
+        """
+        self.learn(estimator.task_of(self, X, y, name, kind))
+        return self
+
+    def fit(self, X: Images, y: ArrayLike) -> Learner:
+        """Forget all, and learn X and y as the first task; as :meth:`partial_fit`."""
+        vars(self).update(vars(self.__sklearn_clone__().partial_fit(X, y)))
+        return self
+
+    def score(self, X: Images, y: ArrayLike) -> float:
+        """Top-1 accuracy, 0 to 1. A class that was never learned counts as answered wrongly."""
+        return estimator.score(self, X, y)
+
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """``self.classes`` as an array; AttributeError before the first task."""
+        if not self.classes:
+            raise AttributeError("This learner has learned nothing yet: call fit, partial_fit or learn first.")
+        return np.array(self.classes)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments that this learner was made with."""
+        return dict(self.settings)
+
+    def set_params(self, **settings: Any) -> Learner:
+        """Change arguments of a learner that has learned nothing yet; ConfigError otherwise."""
+        if settings:
+            vars(self).update(vars(type(self)(**estimator.changed(self, settings))))
+        return self
+
+    def __sklearn_clone__(self) -> Learner:
+        """An untrained learner of the same settings, over the same backbone."""
+        return type(self)(**(self.settings | {"backbone": self.backbone}))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return bool(self.classes)
+
+    def __sklearn_tags__(self) -> Any:
+        return estimator.tags()
+
+    # -- what is kept of the data, and forgetting ---------------------------------------------------------------------
+
+    def stored(self) -> list[Stored]:
+        """Everything this learner keeps, in bytes, and what of the data it is; of the backbone it keeps nothing."""
+        generators = self.method.generators
+        random = sum(g.get_state().nbytes for g in (generators.init, generators.sampling))
+        return [*self.method.stored(), Stored("random", random, "nothing: states of random generators")]
+
+    def forget(self, *names: str, task: str | int | None = None, examples: Images | None = None) -> Forgotten:
+        """Forget classes by name, or those of a ``task`` (its name or number): their statistics, rows and tunings.
+
+        Whether scores of the other classes stay what they were is measured on a few made-up inputs, and on
+        ``examples`` beside them. What cannot be removed is told, and depends on the method. A task that loses its last
+        class is forgotten itself, and tasks behind it move down. Saved versions of this learner are not touched:
+        ``save(folder, keep=1)`` afterwards removes them. If anything goes wrong, the learner is what it was.
+
+        Raises
+        ------
+        StreamError
+            No such class or task, nothing to forget, a task that has classes in common with another, or all classes.
+        ConfigError
+            The method cannot forget.
+        """
+        return forget(self, names, task, examples)
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Keep this learner in ``folder``: ``learner.json`` and one safetensors file, no backbone weights, no pickle.
+    def save(self, folder: str | os.PathLike[str], *, keep: int | None = None) -> None:
+        """Keep this learner in ``folder`` as a new version, which becomes the current one.
 
-        The JSON is replaced last and names the file it belongs to, so a crash leaves the former learner in place.
+        JSON and safetensors, nothing pickled; of the backbone its identity, no weights.
+        Earlier versions stay (:class:`LearnerFolder` lists them and goes back to them), or the newest ``keep`` of all.
+        Of several processes the first one writes.
 
         Raises
         ------
         StorageError
-            The folder cannot be written (a full disk).
+            The folder cannot be written (a full disk), or another process is changing it. What was there still is.
         """
-        folder = Path(folder)
-        file = f"state-{len(self.history)}.safetensors"
-        generators = self.method.generators
-        tensors = dict(self.method.state_dict())
-        tensors["random.init"] = generators.init.get_state()
-        tensors["random.sampling"] = generators.sampling.get_state()
-        if not self.engine.runtime.main:
-            return
-        sha256 = write_tensors(folder / file, tensors)
-        write_json(
-            folder / "learner.json",
-            {
-                "format": FORMAT,
-                "evertune": evertune.__version__,
-                "method": self.method.name,
-                "preset": self.preset,
-                "options": self.method.config.as_dict(),
-                "backbone": self.backbone.identity.as_dict(),
-                "classes": list(self.classes),
-                "seeds": self.seeds.as_dict(),
-                "views": {"train": self.train_view.describe(), "test": self.test_view.describe()},
-                "history": self.history,
-                "precision": self.engine.runtime.precision,
-                "state": {"file": file, "sha256": sha256},
-            },
-        )
-        for old in folder.glob("state-*.safetensors"):  # the one before stays, so that a bad update can be undone
-            if int(old.stem.removeprefix("state-")) not in (len(self.history), len(self.history) - 1):
-                old.unlink()
+        if self.engine.runtime.main:
+            LearnerFolder(folder).write(described(self), tensors_of(self), keep=keep)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], backbone: str | Backbone | None = None, **settings: Any) -> Learner:
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        backbone: str | Backbone | None = None,
+        *,
+        version: int | None = None,
+        **settings: Any,
+    ) -> Learner:
         """A learner from its folder; it predicts and goes on learning exactly as the saved one would have.
+
+        Nothing in the folder is executed or changed, whoever made it.
 
         Parameters
         ----------
         backbone
             The backbone it was trained on, if that is not the embedded one or a tag of timm's. Another one is refused.
+        version
+            The number of a version, if not the current one.
         **settings
             ``device``, ``precision`` and ``truncate`` (as they were, unless given), ``workers``, ``progress`` and
             ``cache`` of :class:`Learner`.
@@ -391,57 +402,17 @@ class Learner:
         Raises
         ------
         StorageError
-            A file is missing, damaged or of another format.
+            A file is missing, damaged, of a later format, or describes no learner.
         ConfigError
             The backbone is another one than the learner was trained on.
         """
-        folder = Path(folder)
-        content = read_json(folder / "learner.json")
-        if content.get("format") != FORMAT:
-            raise StorageError(
-                f"{folder} was written in format {content.get('format')}; this evertune reads format {FORMAT}."
-            )
-        absent = [k for k in ("backbone", "classes", "history", "method", "state", "views") if k not in content]
-        if absent:
-            raise StorageError(
-                f"{folder / 'learner.json'} is damaged ({', '.join(absent)} missing): restore it from a copy."
-            )
-        settings = {"precision": content.get("precision", "fp32")} | settings
-        identity = content["backbone"]
-        if not isinstance(backbone, Backbone):
-            backbone = load_again(identity, backbone)
-        mine = backbone.identity.as_dict()
-        differing = [k for k, v in identity.items() if _plain(mine.get(k)) != v and k != "name"]
-        if differing:
-            shown = "; ".join(f"{k}: {identity[k]} there, {mine.get(k)} here" for k in differing)
-            raise ConfigError(f"The learner in {folder} was trained on another backbone ({shown}). Load that one.")
-        train_view, test_view = views_from(content["views"], backbone, truncate=settings.pop("truncate", None))
-        options = dict(content["options"])
-        tuning = options.pop("tuning_options", {})
-        learner = cls(
-            content["method"],
-            backbone,
-            preset=content["preset"],
-            seeds=Seeds(**content["seeds"]),
-            train_view=train_view,
-            test_view=test_view,
-            **settings,
-            **options,
-            **{f"tuning.{k}": v for k, v in tuning.items()},
-        )
-        tensors = read_tensors(folder / content["state"]["file"], content["state"]["sha256"])
-        generators = learner.method.generators
-        generators.init.set_state(tensors.pop("random.init"))
-        generators.sampling.set_state(tensors.pop("random.sampling"))
-        learner.method.load_state_dict(tensors)
-        learner.method.restored()
-        learner.classes = tuple(content["classes"])
-        learner.history = copy.deepcopy(content["history"])
-        return learner
+        content, tensors = LearnerFolder(folder).read(version)
+        return restored(cls, content, tensors, backbone, settings, Path(folder))
 
     def resume(self, kept: Learner) -> None:
         """Become ``kept``, a learner of the same configuration that has come further."""
         self.method, self.classes, self.history = kept.method, kept.classes, kept.history
+        self.temperature, self.phases = kept.temperature, kept.phases
         self.method.to(self.engine.runtime.device)
 
     def __repr__(self) -> str:
@@ -449,7 +420,3 @@ class Learner:
             f"<Learner {self.method.name} ({self.preset}) on {self.backbone.identity.name}: "
             f"{len(self.history)} tasks, {len(self.classes)} classes>"
         )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

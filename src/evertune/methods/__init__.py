@@ -22,6 +22,7 @@ from evertune.methods.ntk_cl import NTKCL
 from evertune.methods.ranpac import RanPAC
 from evertune.methods.safe import SAFE
 from evertune.methods.simple_cil import SimpleCIL
+from evertune.methods.stored import Stored
 
 __all__ = [
     "APER",
@@ -41,6 +42,7 @@ __all__ = [
     "Recipe",
     "SimpleCIL",
     "Solve",
+    "Stored",
     "TaskInfo",
     "get_method",
     "make_method",

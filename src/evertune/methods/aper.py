@@ -52,6 +52,10 @@ class APER(FirstSession):
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         return {"prototypes": self.prototypes(self._features(passes))}
 
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        self.prototypes.drop(classes)
+        return super().forget(classes)
+
     @property
     def branches(self) -> tuple[Tuning | None, ...]:
         return (self.branch, None)

@@ -56,6 +56,13 @@ class Finetune(Method):
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         return {"classifier": self.head(passes(self.tuning))}
 
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        self.head.drop(classes)
+        return [
+            f"The tuning ({self.tuning.kind}) was trained on every task and stays as it is; so do the rows of other "
+            "classes, which were trained beside these."
+        ]
+
     @property
     def branches(self) -> tuple[Tuning | None, ...]:
         return (self.tuning,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,14 @@ class FirstSession(Method):
     def _freeze(self) -> None:
         self.tuning.freeze()
         self.head.weight = nn.Parameter(torch.zeros(0, self.width), requires_grad=False)
+
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        if self.branch is None:
+            return []
+        return [
+            f"The tuning ({self.tuning.kind}) was trained on the first task and stays as it is, whether or not its "
+            "examples were of these classes."
+        ]
 
     def restored(self) -> None:
         if self.tasks_seen:

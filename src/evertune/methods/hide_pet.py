@@ -4,8 +4,8 @@ HiDe-PET spec §5 to §11)."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,12 @@ class HiDePET(Method):
 
     name = "hide_pet"
     config_type = HiDeConfig
+    dynamic = "it finds out which task each input is of, and passes it again under the tuning of that task"
     config: HiDeConfig
+    of_data: ClassVar[dict[str, str]] = {
+        "fresh": "nothing: bookkeeping",
+        "distance": "a number chosen on the data",
+    }
     fresh: Tensor
     distance: Tensor
 
@@ -228,6 +233,43 @@ class HiDePET(Method):
     def told(self, passes: Passes, tasks: Tensor) -> Tensor:
         logits: Tensor = self.psi(passes.routed(self.e, tasks))
         return logits
+
+    # -- forgetting ----------------------------------------------------------------------------------------------------
+
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        """Statistics and rows by class; e_t, and a shared set that served no other task, where no class is left."""
+        entries = [j for j, c in enumerate(self.uninstructed.entry_class.tolist()) if c in classes]
+        touched = {int(self.uninstructed.entry_task[j]) for j in entries}
+        tasks = self.uninstructed.forget(classes)
+        self.instructed.forget(classes)
+        self.omega.drop(entries)
+        self.psi.drop(classes)
+        self.interim.drop(range(self.interim.classes))  # nothing is left to do for it
+        if self.config.identity == "task_head":
+            self.task_head.drop(tasks)
+        self.e.drop(tasks)
+        if self.config.accumulate:
+            self.g.drop(self.distribution.forget(tasks))
+        return self._stays(bool(touched - set(tasks)))
+
+    def _stays(self, shared_task: bool) -> list[str]:
+        """What :meth:`forget` leaves; ``shared_task``: some of the classes had a task in common with others."""
+        c, said = self.config, []
+        if len(self.g):
+            when = "the first task" if c.shared == "fsa" and not c.accumulate else "the tasks that it served"
+            said.append(f"The shared tuning g ({c.tuning}) was trained on {when} and stays as it is.")
+        if shared_task:
+            said.append(
+                "A task that keeps other classes keeps its tuning e_t, which was trained on all of its classes"
+                + (", and the centroids of its plain features." if c.accumulate else ".")
+            )
+        if c.start == "previous" or c.ensemble:
+            said.append("Tunings of later tasks began as those of earlier tasks or were averaged with them, and stay.")
+        said.append(
+            "The rows of other classes in ω and ψ were trained beside these and stay as they are. Inputs that were "
+            "routed to a task for the sake of a forgotten class are routed anew, and only their scores change."
+        )
+        return said
 
     def nearest_shared(self, plain: Tensor) -> int | None:
         """Which shared set suits images best, by their plain features [N, L]: for few-shot learning (§11.3)."""

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from evertune.backbones import Passes, Shape
+from evertune.errors import ConfigError
 from evertune.methods.config import Config
+from evertune.methods.stored import Stored, stored
 from evertune.tuning import Tuning
 
 
@@ -130,14 +132,18 @@ class Generators:
 class Method(nn.Module, ABC):
     """A continual-learning method over one frozen backbone, which it never holds.
 
-    All state is in parameters and buffers, so ``state_dict`` between two phases is everything there is. What happens
-    happens inside a phase: :meth:`phases` itself changes nothing.
+    All state is in parameters and buffers, so ``state_dict`` is everything there is, between two phases and between two
+    batches of one. What happens happens inside a phase: :meth:`phases` itself changes nothing.
     """
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
     remembers: ClassVar[bool] = True
     """Whether it does anything against forgetting; marks that others are measured by do not."""
+    dynamic: ClassVar[str] = ""
+    """Why :meth:`scores` are no static graph, if what they compute depends on the input: a sentence."""
+    of_data: ClassVar[dict[str, str]] = {"tasks_seen": "nothing: bookkeeping"}
+    """What the method's own tensors keep of the data, in words; those of an ancestor need not be repeated."""
     tasks_seen: Tensor
 
     def __init__(self, config: Config, shape: Shape, width: int, generators: Generators) -> None:
@@ -148,7 +154,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def phases(self, task: TaskInfo) -> Iterable[Phase]:
-        """What happens when ``task`` arrives, in order. A generator may look at what earlier phases found."""
+        """What happens when ``task`` arrives, in order.
+
+        A generator may look at what earlier phases found, but at nothing that a later one changes: learning that goes
+        on after a stop asks it again, with the state as it is then, and leaves out the phases that are over.
+        """
 
     @abstractmethod
     def scores(self, passes: Passes) -> dict[str, Tensor]:
@@ -175,6 +185,26 @@ class Method(nn.Module, ABC):
 
     def restored(self) -> None:
         """After a state was loaded: bring back what is no tensor (which tunings are frozen)."""
+
+    def stored(self) -> list[Stored]:
+        """What is kept between two tasks, in bytes, and what of the data that is."""
+        return list(stored(self))
+
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        """Remove what belongs to ``classes`` and to no other; the indices of those behind them move down.
+
+        A task of which no class is left is forgotten too. Gives a sentence for all that cannot be removed, and for why
+        scores of the other classes may change.
+
+        Raises
+        ------
+        ConfigError
+            This method does not know what belongs to a class.
+        """
+        raise ConfigError(
+            f"The method {self.name} cannot forget: it does not say what of its state belongs to a class. Learn the "
+            "other classes anew, from their data."
+        )
 
     def describe(self) -> dict[str, Any]:
         """What was chosen while learning the last task (ridge strengths …), for logs."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from evertune.methods.losses import (
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
 from evertune.methods.ntk_cl_config import NTKConfig
 from evertune.statistics import ClassMeans, Growing
-from evertune.tuning import Tuning, make_tuning
+from evertune.tuning import TRAINED, Tuning, make_tuning
 
 
 class Subnetwork(nn.Module):
@@ -52,6 +52,11 @@ class Session(Growing):
     """What is needed as long as a session lasts: θ_ref, the known classes that it does not show, and their U [d, k] (or
     what the released L_orth makes of it)."""
 
+    of_data: ClassVar[dict[str, str]] = {
+        "reference": TRAINED,
+        "old": "nothing: bookkeeping",
+        "directions": "leading directions of class means, until the task is learned",
+    }
     reference: Tensor
     old: Tensor
     directions: Tensor
@@ -73,6 +78,7 @@ class NTKCL(Method):
     name = "ntk_cl"
     config_type = NTKConfig
     config: NTKConfig
+    of_data: ClassVar[dict[str, str]] = {"averaged": "nothing: bookkeeping"}
     averaged: Tensor
 
     def __init__(self, config: NTKConfig, shape: Shape, width: int, generators: Generators) -> None:
@@ -237,6 +243,12 @@ class NTKCL(Method):
             return found
         found["together"] = torch.stack(list(found.values())).mean(0)
         return {self.config.answer: found.pop(self.config.answer)} | found
+
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        for means in self.means.values():
+            cast(ClassMeans, means).drop(classes)
+        parts = ", ".join([*self.subnetworks, *([] if self.fusion is None else ["fusion"])])
+        return [f"What is trained ({parts}) was trained on every task and stays as it is, its frozen copies too."]
 
     @property
     def branches(self) -> tuple[Tuning | None, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -88,6 +88,7 @@ class RanPAC(FirstSession):
     name = "ranpac"
     config_type = RanPACConfig
     config: RanPACConfig
+    of_data: ClassVar[dict[str, str]] = {"R": "nothing: random numbers"}
     R: Tensor
 
     def __init__(self, config: RanPACConfig, shape: Shape, width: int, generators: Generators) -> None:
@@ -116,6 +117,11 @@ class RanPAC(FirstSession):
         if self.config.scoring == "cosine":
             return {"ridge": cosine_logits(h, self.ridge.A.T, torch.ones_like(h[:1, :1]))}
         return {"ridge": self.ridge(h)}
+
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        self.gram.drop(classes)
+        self.ridge.drop(classes)
+        return [*super().forget(classes), self.gram.stays]
 
     @property
     def branches(self) -> tuple[Tuning | None, ...]:

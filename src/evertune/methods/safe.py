@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ class SAFE(Method):
     name = "safe"
     config_type = SAFEConfig
     config: SAFEConfig
+    of_data: ClassVar[dict[str, str]] = {"R": "nothing: random numbers", "known": "nothing: bookkeeping"}
     R: Tensor
     known: Tensor
 
@@ -224,6 +225,19 @@ class SAFE(Method):
         scale = self.head_fast.sigma if c.inference_scale == "trained" else sigma
         fast = scale * self.ridge_fast(project(passes(self.fast if self.tasks_seen > 1 else self.slow), self.R))
         return {"mixture": aggregate(fast, slow, gamma=c.gamma), "slow": slow, "fast": fast}
+
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        parts = (self.head_slow, self.head_fast, self.gram_fast, self.gram_slow, self.ridge_slow, self.ridge_fast)
+        for part in filter(None, parts):
+            part.drop(classes)
+        self.known -= sum(c < int(self.known) for c in classes)
+        return [
+            f"The slow learner ({self.slow.kind}) was trained on the first task and the fast one on every task. Both "
+            "stay as they are; so do the head rows of other classes, which were trained beside these.",
+            self.gram_fast.stays,
+            "The scores of the slow and of the fast learner stay what they were. Their mixture weighs them by an "
+            "entropy over all classes, so it changes a little where there are fewer.",
+        ]
 
     @property
     def branches(self) -> tuple[Tuning | None, ...]:

@@ -44,6 +44,10 @@ class SimpleCIL(Method):
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         return {"prototypes": self.prototypes(passes())}
 
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        self.prototypes.drop(classes)
+        return []
+
     @property
     def branches(self) -> tuple[Tuning | None, ...]:
         return (None,)

@@ -6,10 +6,18 @@ from evertune.report.compare_plots import draw_comparison
 from evertune.report.compare_tables import comparison_csv, comparison_markdown, comparison_table
 from evertune.report.kernel_plots import KernelView, draw_kernel
 from evertune.report.plots import draw_run
-from evertune.report.tables import conventions_table, formulas_text, kernel_table, matrix_table, summary_table
+from evertune.report.tables import (
+    assessment_table,
+    conventions_table,
+    formulas_text,
+    kernel_table,
+    matrix_table,
+    summary_table,
+)
 
 __all__ = [
     "KernelView",
+    "assessment_table",
     "comparison_csv",
     "comparison_markdown",
     "comparison_table",

@@ -138,6 +138,31 @@ def kernel_table(numbers: Mapping[str, Any]) -> str:
     return _table(header, body)
 
 
+def assessment_table(numbers: Mapping[str, Any]) -> str:
+    """What labelled examples say of a learner: `Assessment.as_dict`."""
+    (low, high), found = numbers["interval"], numbers["task_found"]
+    lines = [
+        f"accuracy           {numbers['accuracy']:.2f} % ({numbers['correct']} of {numbers['total']}); "
+        f"95 % interval {low:.2f} to {high:.2f}",
+        f"mean confidence    {numbers['confidence']:.2f} %",
+        f"calibration error  {numbers['calibration_error']:.2f} (ECE, in percent)",
+    ]
+    if found is not None:
+        lines.append(f"task found         {100 * found['correct'] / found['total']:.2f} %")
+    blocks = ["\n".join(lines), _share_table("class", numbers["classes"])]
+    if numbers["tasks"]:
+        blocks.append(_share_table("task that brought it", numbers["tasks"]))
+    return "\n\n".join(blocks)
+
+
+def _share_table(what: str, shares: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [_clip(s["name"], 40), str(s["total"]), str(s["correct"]), _number(100 * s["correct"] / s["total"], 2)]
+        for s in shares
+    ]
+    return _table([what, "examples", "correct", "%"], rows)
+
+
 def _table(header: Sequence[str], body: Sequence[Sequence[str]], footer: Sequence[str] | None = None) -> str:
     rows = [header, *body, *([footer] if footer else [])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]

@@ -4,7 +4,7 @@ from evertune.statistics.distance import Match, TaskCentroids
 from evertune.statistics.features import TaskFeatures
 from evertune.statistics.gaussian import ClassGaussians
 from evertune.statistics.gram import CHUNK, Gram, Selection, select_ridge
-from evertune.statistics.growing import Growing
+from evertune.statistics.growing import Growing, moved, others
 from evertune.statistics.means import ClassMeans
 from evertune.statistics.splits import holdout
 
@@ -19,5 +19,7 @@ __all__ = [
     "TaskCentroids",
     "TaskFeatures",
     "holdout",
+    "moved",
+    "others",
     "select_ridge",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from evertune.errors import ConfigError, TrainingError
 from evertune.statistics.gaussian import clusters, moments
 from evertune.statistics.gram import CHUNK
-from evertune.statistics.growing import Growing
+from evertune.statistics.growing import Growing, moved, others
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class TaskCentroids(Growing):
         ``k`` or ``order`` below 1, or ``quantile`` outside [0, 1].
     """
 
+    of_data: ClassVar[dict[str, str]] = {
+        "centroids": "centroids of each task",
+        "owner": "nothing: bookkeeping",
+        "domain": "nothing: bookkeeping",
+    }
     centroids: Tensor
     owner: Tensor
     domain: Tensor
@@ -114,6 +121,20 @@ class TaskCentroids(Growing):
         self.centroids = torch.cat([self.centroids, means]) if self.tasks else means
         self.owner = torch.cat([self.owner, self.owner.new_full((len(means),), self.tasks)])
         self.domain = torch.cat([self.domain, self.domain.new_tensor([domain])])
+
+    def forget(self, tasks: Collection[int]) -> list[int]:
+        """Remove the centroids of ``tasks``, and the domains that no task is left of, which are given.
+
+        Tasks and domains behind them move down.
+        """
+        domains = range(self.domains)
+        kept = others(self.tasks, tasks).to(self.domain.device)
+        own = torch.isin(self.owner, kept)
+        self.centroids, self.owner = self.centroids[own], moved(self.owner[own], tasks)
+        left = self.domain[kept]
+        gone = sorted(set(domains) - set(left.tolist()))
+        self.domain = moved(left, gone)
+        return gone
 
 
 def _checked(features: Tensor) -> Tensor:

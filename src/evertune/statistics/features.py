@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from evertune.statistics.growing import Growing
 
 
 class TaskFeatures(Growing):
-    """Features [N, L] and class indices [N] of the current task, in buffers so that a run can stop between phases."""
+    """Features [N, L] and class indices [N] of the current task. Its state holds all that was added, at any moment."""
 
+    of_data: ClassVar[dict[str, str]] = {"*": "features of every example, until the task is learned"}
     features: Tensor
     labels: Tensor
 
@@ -28,9 +29,10 @@ class TaskFeatures(Growing):
         self._parts.append((features, labels))
 
     def close(self) -> None:
-        """Join what was added."""
+        """Join what was added to what there is."""
         if self._parts:
-            features, labels = (torch.cat(part) for part in zip(*self._parts, strict=True))
+            first = [(self.features, self.labels)] if len(self.labels) else []
+            features, labels = (torch.cat(part) for part in zip(*first, *self._parts, strict=True))
             self.features, self.labels = features, labels
             self._parts = []
 
@@ -41,6 +43,11 @@ class TaskFeatures(Growing):
     def clear(self) -> None:
         self._parts = []
         self.features, self.labels = self.features.new_zeros(0, 0), self.labels.new_zeros(0)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        """A pass may stop anywhere: what it has added so far is part of the state."""
+        self.close()
+        super()._save_to_state_dict(*args)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         """A state takes the place of what was collected since: half a pass must not leak into the next task."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Collection
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from evertune.errors import ConfigError, TrainingError, nearest
-from evertune.statistics.growing import Growing
+from evertune.statistics.growing import Growing, moved
 
 JITTER = 1e-4
 """Variance added in every direction, once: when a class is stored, or with clusters when they are drawn from."""
@@ -20,6 +21,9 @@ SPREADS: dict[str, tuple[str, ...]] = {
     "lowrank": ("factors", "diagonals"),
 }
 """The buffers each mode keeps beside the means; they tell whose a stored state is."""
+
+OF_COMPONENTS = ("means", "counts", "owner", "live", "variances")
+"""The buffers with a row for each component; the others have one for each entry."""
 
 
 class ClassGaussians(Growing):
@@ -62,6 +66,18 @@ class ClassGaussians(Growing):
         Unknown mode, or ``centroids`` or ``rank`` below 1; on loading, a state of another mode.
     """
 
+    of_data: ClassVar[dict[str, str]] = {
+        "entry_class": "nothing: bookkeeping",
+        "entry_task": "nothing: bookkeeping",
+        "owner": "nothing: bookkeeping",
+        "live": "nothing: bookkeeping",
+        "counts": "how many examples each class had",
+        "means": "means or centroids of each class; of few examples, their features",
+        "variances": "variances around the centroids of each class",
+        "covariances": "class covariances",
+        "diagonals": "class variances",
+        "factors": "leading directions of class covariances",
+    }
     entry_class: Tensor
     entry_task: Tensor
     means: Tensor
@@ -136,6 +152,23 @@ class ClassGaussians(Growing):
         factors = _principal(covariance, self.rank)
         rest = (variance - factors.square().sum(1)).clamp_min(JITTER)  # never less, but for rounding
         return one | {"factors": factors[None], "diagonals": rest[None]}
+
+    def forget(self, classes: Collection[int]) -> list[int]:
+        """Remove the entries of ``classes``, and the tasks that no entry is left of, which are given.
+
+        Entries, classes and tasks behind them move down.
+        """
+        stay = ~torch.isin(self.entry_class, self.entry_class.new_tensor(sorted(classes)))
+        kept = stay[self.owner]  # [M]
+        tasks = sorted(set(self.entry_task.tolist()) - set(self.entry_task[stay].tolist()))
+        entries = (~stay).nonzero()[:, 0].tolist()
+        for name in self._buffers:
+            own = getattr(self, name)
+            setattr(self, name, own[kept if name in OF_COMPONENTS else stay])
+        self.owner = moved(self.owner, entries)
+        self.entry_class, self.entry_task = moved(self.entry_class, classes), moved(self.entry_task, tasks)
+        self._roots = torch.zeros(0, 0, 0)
+        return tasks
 
     # -- drawing -----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,16 @@ class Gram(Growing):
     The sums do not depend on the order or the batching of the examples.
     """
 
+    of_data: ClassVar[dict[str, str]] = {
+        "G": "second moments of all classes together",
+        "Q": "class means, as sums",
+        "counts": "how many examples each class had",
+    }
+    by_class: ClassVar[dict[str, int]] = {"Q": 1, "counts": 0}
+    stays: ClassVar[str] = (
+        "G sums the second moments of all classes and cannot be divided among them: the examples of what is forgotten "
+        "go on counting there, as examples of no class."
+    )
     G: Tensor
     Q: Tensor
     counts: Tensor

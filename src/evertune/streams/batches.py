@@ -38,6 +38,7 @@ class Batches:
     rows : only these rows of the source.
     view_epoch : the views of another epoch than that of the order.
     pixels : where the source's decoded images are kept; the views are then made there, the same, on its device.
+    start : the first batch to give; those before it are not read.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Batches:
         rows: ArrayLike | None = None,
         view_epoch: int | None = None,
         pixels: Pixels | None = None,
+        start: int = 0,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
@@ -63,6 +65,8 @@ class Batches:
             raise ConfigError(f"workers is {workers}; it is a number of processes, 0 for none besides this one.")
         if not 0 <= rank < world:
             raise ConfigError(f"rank is {rank} of world {world}; ranks go from 0 to world - 1.")
+        if start < 0:
+            raise ConfigError(f"start is {start}; batches are counted from 0.")
         if min(*seed, epoch, 0) < 0:
             raise ConfigError(f"seed {tuple(seed)} and epoch {epoch} must hold no negative number.")
         order = np.arange(len(source)) if rows is None else positions(rows, source)
@@ -81,11 +85,11 @@ class Batches:
         self.pixels = pixels
         self._entropy = (*seed, epoch if view_epoch is None else view_epoch)
         whole = len(order) - len(order) % batch_size if drop_last else len(order)
-        batches = (order[start : start + batch_size] for start in range(0, whole, batch_size))
+        batches = (order[at : at + batch_size] for at in range(start * batch_size, whole, batch_size))
         self._rows = [np.array_split(batch, world)[rank].tolist() for batch in batches]
 
     def __len__(self) -> int:
-        """Mini-batches in the epoch, the same on every rank."""
+        """Mini-batches in the epoch from the first one given, the same on every rank."""
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Batch]:

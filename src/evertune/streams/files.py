@@ -67,7 +67,7 @@ class Folder(Store):
     def open(self, file: str) -> BinaryIO:
         target = self.path / file
         if not self.follow_links:
-            self._require_inside(target, self.describe(file))
+            self.require_inside(target, self.describe(file))
         try:
             return target.open("rb")
         except OSError as error:
@@ -83,12 +83,13 @@ class Folder(Store):
                 yield prefix + entry.name
             elif entry.is_dir() and depth <= _DEEPEST:
                 if entry.is_symlink() and not self.follow_links:
-                    self._require_inside(Path(entry.path), f"{self.path}/{prefix}{entry.name}")
+                    self.require_inside(Path(entry.path), f"{self.path}/{prefix}{entry.name}")
                 yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/", depth + 1, empty)
             elif entry.is_dir():
                 yield prefix + entry.name  # deeper than any layout: whoever reads the names will say so
 
-    def _require_inside(self, target: Path, where: str) -> None:
+    def require_inside(self, target: Path, where: str) -> None:
+        """DataError naming ``where`` if ``target`` is a link that leads outside the folder."""
         real = os.path.realpath(target)
         if not real.startswith(self._real.rstrip(os.sep) + os.sep) and real != self._real:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Images or texts to predict: a source without labels that mean anything."""
+"""Images or texts as they are at hand: to predict, without labels that mean anything; or labelled, to learn from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from evertune.errors import DataError
 from evertune.streams.arrays import ArraySource
 from evertune.streams.decode import decode, to_rgb
-from evertune.streams.source import Source
+from evertune.streams.source import Source, encode
 from evertune.streams.texts import TextSource
 
 Images = Sequence[str | os.PathLike[str]] | Sequence[Image.Image] | np.ndarray | Source
@@ -23,13 +24,14 @@ Images = Sequence[str | os.PathLike[str]] | Sequence[Image.Image] | np.ndarray |
 def unlabelled(images: Images, modality: str = "image") -> Source:
     """Paths, PIL images, an array of images, or a source, as a source; of the modality "text", texts or a source.
 
-    Raises DataError if ``images`` is none of these; a file that cannot be read is named when it is loaded.
+    Paths and texts may stand in an array too. Raises DataError if ``images`` is none of these; a file that cannot be
+    read is named when it is loaded.
     """
     if isinstance(images, Source):
         return images
     if modality == "text":
         return _texts(images)
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
         if images.dtype.kind == "f" and images.size and images.max() > 1:
             raise DataError("Images of floating-point numbers must lie in [0, 1] here; divide by 255, or give uint8.")
         return ArraySource(images, np.zeros(len(images), dtype=np.int64), name="images")
@@ -40,6 +42,30 @@ def unlabelled(images: Images, modality: str = "image") -> Source:
         return Pictures(items)
     kinds = sorted({type(item).__name__ for item in items})
     raise DataError(f"Images are given as paths, PIL images or one array, not as a list of {', '.join(kinds)}.")
+
+
+def labelled(images: Images, labels: ArrayLike, modality: str = "image") -> Source:
+    """``images`` as for :func:`unlabelled`, each of a class: names, or whole numbers from 0, whose names they are.
+
+    Raises DataError where a label is missing or is neither, or where there are more of one than of the other.
+    """
+    if isinstance(images, Source):
+        raise DataError(f"{images.name} has labels of its own: give it to learn() or evaluate(), without others.")
+    source = unlabelled(images, modality)
+    given = [labels] if isinstance(labels, str) else list(np.asarray(labels, dtype=object))
+    if len(given) != len(source):
+        raise DataError(f"There are {len(source)} {modality}s and {len(given)} labels: give one label for each.")
+    missing = [row for row, label in enumerate(given) if _nothing(label)]
+    if missing:
+        row = missing[0]
+        raise DataError(f"labels row {row} is missing ({given[row]!r}): leave such rows out, or label them.")
+    source.labels, source.classes = encode(labels, None, "labels")
+    return source
+
+
+def _nothing(label: Any) -> bool:
+    """Whether this is how a missing value is written: None, NaN, nothing, or what pandas has for it."""
+    return str(label) in ("", "<NA>", "NaT") or (not isinstance(label, str) and str(label) in ("None", "nan"))
 
 
 def _texts(texts: Any) -> Source:
@@ -81,7 +107,7 @@ class Pictures(Source):
         return f"image {index}" if isinstance(item, Image.Image) else str(item)
 
     def _digest(self) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256("\0".join(self.classes).encode() + self.labels.astype("<i8").tobytes())
         for index in range(len(self.items)):
             image = self.load(index)
             digest.update(f"{image.size}".encode() + image.tobytes())

@@ -10,11 +10,12 @@ from evertune.tuning.prompt import Prompt
 from evertune.tuning.sequential import SequentialAdapter
 from evertune.tuning.ssf import SSF
 from evertune.tuning.token_mixing import TokenMixing
-from evertune.tuning.tuning import BlockTuning, Tuning
+from evertune.tuning.tuning import TRAINED, BlockTuning, Tuning
 from evertune.tuning.vpt import VPT
 
 __all__ = [
     "SSF",
+    "TRAINED",
     "TUNINGS",
     "VPT",
     "Adapter",

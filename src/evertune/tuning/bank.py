@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self, cast
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evertune.backbones.passes import Branch
 from evertune.errors import ConfigError
 from evertune.tuning.lora import LoRA, LoRABlock
-from evertune.tuning.tuning import BlockTuning, Tuning
+from evertune.tuning.tuning import TRAINED, BlockTuning, Tuning
 
 
 class Bank(nn.Module):
@@ -27,6 +27,8 @@ class Bank(nn.Module):
     template
         What the slots are like; copied, and no part of the state. The first slot starts from its values.
     """
+
+    of_data: ClassVar[dict[str, str]] = {"*": TRAINED}
 
     def __init__(self, template: Tuning) -> None:
         super().__init__()
@@ -95,6 +97,11 @@ class Bank(nn.Module):
     def freeze(self, slot: int) -> None:
         """No more gradients for a slot, for good."""
         self[slot].freeze()
+
+    def drop(self, slots: Collection[int]) -> None:
+        """Remove ``slots``; those behind them move down."""
+        self._check(*slots)
+        self.slots = nn.ModuleList(slot for i, slot in enumerate(self.slots) if i not in slots)
 
     def select(self, ids: Tensor) -> Branch:
         """What steers each sample of a batch by the slot ``ids[b]``, [B]; the slot itself if it is the same for all.
@@ -179,9 +186,12 @@ class Bank(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        start = f"{prefix}slots."
-        stored = {int(name[len(start) :].split(".")[0]) for name in state_dict if name.startswith(start)}
-        count = max(stored, default=-1) + 1
+        own = {name: p.shape for name, p in self.template.state_dict().items()}
+        left = {name: value.shape for name, value in state_dict.items() if name.startswith(f"{prefix}slots.")}
+        count = 0  # of slots that are there whole, and one more if there is anything else: to be told, not to be made
+        while left and own and all(left.pop(f"{prefix}slots.{count}.{name}", None) == own[name] for name in own):
+            count += 1
+        count += bool(left)
         del self.slots[count:]
         while len(self) < count:
             self._append()

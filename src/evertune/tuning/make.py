@@ -63,8 +63,8 @@ def parse_blocks(blocks: str, depth: int) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None:
             raise ConfigError(f"blocks={blocks!r} is not understood: write 'all', '0-4' or '0,2,5-7'.")
-        low = int(match[1])
-        chosen.extend(range(low, int(match[2] or low) + 1))
+        low, high = int(match[1]), int(match[2] or match[1])
+        chosen.extend(range(low, min(high, max(low, 2 * depth)) + 1))  # some beyond, which the tuning will refuse
     return tuple(sorted(set(chosen)))
 
 

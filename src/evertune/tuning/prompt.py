@@ -26,7 +26,7 @@ class KeptPrompts(BlockTuning):
         return cls(per_sample([block.prompts for block in blocks], rows))
 
     def tokens_in(self, x: Tensor) -> Tensor:
-        return torch.cat([self.prompts.expand(len(x), -1, -1), x], dim=1)
+        return torch.cat([self.prompts.expand(x.shape[0], -1, -1), x], dim=1)
 
 
 class Prompt(Tuning):

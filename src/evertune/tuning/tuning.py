@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from evertune.backbones import BlockSites, Shape, digest
 from evertune.errors import ConfigError
 
+TRAINED = "parameters trained on the data"
+"""What a module whose parameters descend on a loss keeps of the data, in words."""
+
 
 class BlockTuning(BlockSites, nn.Module):
     """A tuning's part in one block: trainable parameters, and some of the sites overridden."""
@@ -44,6 +47,7 @@ class Tuning(nn.Module):
         No blocks, or some that the backbone has not.
     """
 
+    of_data: ClassVar[dict[str, str]] = {"*": TRAINED}
     prepended: int = 0
     appended: int = 0
     tunes_embedding: bool = False

@@ -34,7 +34,7 @@ class ShallowPrompts(BlockTuning):
     def tokens_in(self, x: Tensor) -> Tensor:
         if self.prompts is None:
             return x
-        return torch.cat([x, self.prompts.expand(len(x), -1, -1)], dim=1)
+        return torch.cat([x, self.prompts.expand(x.shape[0], -1, -1)], dim=1)
 
     def tokens_out(self, x: Tensor) -> Tensor:
         return x[:, : -self.drops] if self.drops else x

@@ -158,7 +158,8 @@ def test_alignment_changes_heads_only(tiny: TimmViT, stream: Stream) -> None:
     me.learn(stream[1], on_phase=lambda report: seen.update({report.name: values(method)}))
     was, now = seen["representations"], seen["alignment"]
     changed = {k.split(".")[0] for k in now if k not in was or not torch.equal(was[k], now[k])}
-    assert changed == {"psi", "omega", "uninstructed", "instructed"}
+    assert changed == {"psi", "omega", "uninstructed", "instructed", "task_u", "task_h"}
+    assert not any(len(now[name]) for name in ("task_u.labels", "task_h.labels"))  # the task's features are let go
 
 
 def test_the_first_task_is_not_aligned(tiny: TimmViT, stream: Stream) -> None:

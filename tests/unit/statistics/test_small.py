@@ -71,6 +71,17 @@ def test_means_of_normalised_features() -> None:
     assert task.means((2, 4)).tolist() == [[0.0, 1.0], [0.5, 0.5]]
 
 
+def test_half_a_pass_is_in_the_state_and_goes_on() -> None:
+    task, again = TaskFeatures(), TaskFeatures()
+    for each in range(2):
+        task.add(torch.full((2, 3), float(each)), torch.tensor([each, each]))
+    again.load_state_dict(task.state_dict())
+    for one in (task, again):
+        one.add(torch.full((1, 3), 2.0), torch.tensor([2]))
+        one.close()
+        assert one.features[:, 0].tolist() == one.labels.tolist() == [0, 0, 1, 1, 2]
+
+
 def test_a_restored_state_forgets_half_a_pass() -> None:
     """After a failure the learner is put back; rows collected before it must not enter the next task."""
     task = TaskFeatures()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from evertune.errors import ConfigError, DataError
 from evertune.streams import ArraySource, Batches, TestView, TrainView, open_data
+from evertune.streams.pixels import Pixels
 
 
 def source(n: int = 23) -> ArraySource:
@@ -149,3 +150,19 @@ def test_loader_processes_read_zips(make_images: Callable[..., Path], zip_folder
 def test_wrong_options_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         batches(**options)
+
+
+def test_a_later_start_gives_the_same_batches_and_reads_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, read = batches(), []
+    load = ArraySource.load
+    monkeypatch.setattr(ArraySource, "load", lambda self, row: read.append(row) or load(self, row))
+    for pixels in (None, Pixels(source())):
+        read.clear()
+        rest = batches(start=3, pixels=pixels)
+        assert len(rest) == 2
+        for one, two in zip(rest, whole[3:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+        assert sorted(read) == sorted(row for rows, _, _ in whole[3:] for row in rows.tolist())
+    assert batches(start=5) == [] == batches(start=9)
+    with pytest.raises(ConfigError, match="counted from 0"):
+        batches(start=-1)

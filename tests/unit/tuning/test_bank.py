@@ -51,6 +51,18 @@ def same(tuning: Tuning, kept: dict[str, Tensor]) -> bool:
 # -- slots -----------------------------------------------------------------------------------------------------------
 
 
+def test_dropped_slots_are_gone_and_the_others_are_what_they_were(vit: TimmViT) -> None:
+    bank = filled(vit, "lora", 4)
+    bank.freeze(3)
+    kept = [values(bank[slot]) for slot in (1, 3)]
+    bank.drop([0, 2])
+    assert len(bank) == 2 and all(same(slot, former) for slot, former in zip(bank, kept, strict=True))
+    assert [slot.frozen for slot in bank] == [False, True]
+    assert same(bank.open(), kept[1])
+    with pytest.raises(ConfigError, match="no slot 3"):
+        bank.drop([3])
+
+
 @pytest.mark.parametrize("kind", MIXING + OTHERS)
 def test_a_slot_opens_with_the_values_of_the_one_before(vit: TimmViT, kind: str) -> None:
     first = template(vit, kind)
@@ -372,8 +384,15 @@ def test_a_state_of_any_number_of_slots(vit: TimmViT, kind: str, stored: int, th
 
 
 def test_a_state_of_another_kind_is_an_error(vit: TimmViT) -> None:
-    with pytest.raises(RuntimeError, match=r"Missing key.*slots\.1"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*slots\.0"):
         Bank(template(vit, "lora")).load_state_dict(filled(vit, "prefix", 2).state_dict())
     lame = {name: value for name, value in filled(vit, "lora", 3).state_dict().items() if "slots.1." not in name}
     with pytest.raises(RuntimeError, match=r"Missing key.*slots\.1"):
         Bank(template(vit, "lora")).load_state_dict(lame)
+
+
+def test_a_number_in_a_name_makes_no_slots(vit: TimmViT) -> None:
+    bank = Bank(template(vit, "lora"))
+    with pytest.raises(RuntimeError, match=r"slots\.1000000000000\.x"):
+        bank.load_state_dict({"slots.1000000000000.x": torch.zeros(1)})
+    assert len(bank) == 1
