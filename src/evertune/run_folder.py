@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import PIL
 
 import evertune
-from evertune.engine import read_json, write_atomic, write_json
+from evertune.engine import Runtime, read_json, write_atomic, write_json
 from evertune.errors import RunError
 from evertune.evaluation import AccuracyMatrix, Calibration, Protocol
 from evertune.learner import Learner, LearnerFolder
@@ -37,6 +38,14 @@ class RunFolder:
     def learner(self) -> Path:
         """The folder of its learner."""
         return self.path / "learner"
+
+    @contextmanager
+    def alone(self, runtime: Runtime) -> Iterator[None]:
+        """No other process learns or measures in this folder; StorageError at once if one does."""
+        with ExitStack() as stack:
+            lock = LearnerFolder(self.learner).lock()
+            runtime.together(lambda: stack.enter_context(lock) if runtime.main else None)
+            yield
 
     def open(
         self, protocol: Protocol, learner: Learner, names: list[str], *, task_incremental: bool = False

@@ -7,6 +7,7 @@ import operator
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,32 +106,35 @@ def run(
     home = RunFolder(Path(folder)) if folder is not None else None
     matrix, first = AccuracyMatrix(), len(learner.history)
     kept: dict[str, Any] = {}
+    alone: AbstractContextManager[None] = nullcontext()
     if home is not None:
         names = [task.name for task in stream]
         matrix, first = home.open(protocol, learner, names, task_incremental=task_incremental)
         kept = {"folder": home.learner, "keep": versions, "every": checkpoint_every, "restart": restart}
+        alone = home.alone(learner.engine.runtime)
     started = time.perf_counter()
     trust: dict[int, Calibration] = {}
-    for t in range(first, len(stream)):
-        if t == len(learner.history):  # else it was saved and not measured before a stop
-            told = None if on_phase is None else functools.partial(on_phase, t)
-            learner.learn(stream[t], told, **kept)
-        counts = _counts(stream, learner, t, task_incremental)
-        if not matrix.parts:
-            matrix = AccuracyMatrix(primary=next(iter(counts[0])))
-        for j, by_part in enumerate(counts):
-            for part, (correct, total) in by_part.items():
-                matrix.record(t, j, correct, total, part=part, name=stream[j].name)
-        for j, task in enumerate(stream[t + 1 :] if ahead else (), start=t + 1):
-            if task.test is not None and len(task.test) and set(task.test.present()) <= set(learner.classes):
-                for part, (correct, total) in learner.evaluate(task.test).items():
-                    matrix.record(t, j, correct, total, part=part, name=task.name, ahead=True)
-        if calibration and (trusted := _calibration(stream[: t + 1], learner)) is not None:
-            trust[t] = trusted
-        if home is not None:
-            learner.engine.runtime.together(functools.partial(home.keep, t, matrix, learner, trust.get(t)))
-        if on_stage is not None:
-            on_stage(t, matrix)
+    with alone:
+        for t in range(first, len(stream)):
+            if t == len(learner.history):  # else it was saved and not measured before a stop
+                told = None if on_phase is None else functools.partial(on_phase, t)
+                learner.learn(stream[t], told, **kept)
+            counts = _counts(stream, learner, t, task_incremental)
+            if not matrix.parts:
+                matrix = AccuracyMatrix(primary=next(iter(counts[0])))
+            for j, by_part in enumerate(counts):
+                for part, (correct, total) in by_part.items():
+                    matrix.record(t, j, correct, total, part=part, name=stream[j].name)
+            for j, task in enumerate(stream[t + 1 :] if ahead else (), start=t + 1):
+                if task.test is not None and len(task.test) and set(task.test.present()) <= set(learner.classes):
+                    for part, (correct, total) in learner.evaluate(task.test).items():
+                        matrix.record(t, j, correct, total, part=part, name=task.name, ahead=True)
+            if calibration and (trusted := _calibration(stream[: t + 1], learner)) is not None:
+                trust[t] = trusted
+            if home is not None:
+                learner.engine.runtime.together(functools.partial(home.keep, t, matrix, learner, trust.get(t)))
+            if on_stage is not None:
+                on_stage(t, matrix)
     result = Run(matrix, protocol, seconds=time.perf_counter() - started, calibration=trust)
     if references:
         result.references = compute_references(learner, stream)

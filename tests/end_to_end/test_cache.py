@@ -37,6 +37,7 @@ def arguments(data: Path, order: int, out: Path, *more: object) -> list[str]:
     return ["run", "--data", str(data), *settings.split(), *map(str, more)]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_a_folder(data: Path, tmp_path: Path) -> None:
     """Their numbers are those of runs without a cache, and the next run finds all there is to know."""
     kept = tmp_path / "kept"

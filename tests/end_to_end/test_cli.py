@@ -640,6 +640,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evertune.cli.demo.open_data", few)
 
 
+@pytest.mark.slow
 def test_the_demo_works_twice_in_a_row(few_digits: None, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     first = works("demo", "--out", folder, "--device", "cpu")

@@ -101,6 +101,17 @@ def test_tests_of_known_classes_are_measured_and_of_others_refused(tmp_path: Pat
     assert "100.00 % (4 of 4)" in works("learn", kept, tmp_path / "tuesday", "-q")
 
 
+def test_where_the_current_version_is_lost_no_new_learner_begins(tmp_path: Path) -> None:
+    kept = tmp_path / "kept it"
+    works("learn", kept, write(tmp_path / "monday", "blue", "red"), *QUICK)
+    (kept / "learner.json").unlink()
+    for args in ([], ["--dry-run"]):
+        message = refused("learn", kept, write(tmp_path / f"tuesday{len(args)}", "green"), *QUICK, *args)
+        assert f"Version 1 is whole: 'evertune rollback '{kept}' --to 1'" in message
+    works("rollback", kept, "--to", 1)
+    assert "knows 3 classes" in works("learn", kept, tmp_path / "tuesday0", *QUICK)
+
+
 def test_a_level_of_domains(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     write(tmp_path / "rooms/day", "blue", "red")

@@ -153,6 +153,20 @@ def test_a_run_folder_in_which_nothing_was_learned_is_free_for_another(
     assert json.loads((tmp_path / "run/config.json").read_text())["options"]["rate"] != 1e30
 
 
+def test_the_same_run_started_twice_is_told_while_the_first_one_measures(
+    tiny: TimmViT, stream: Stream, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    def again(*_: object) -> None:
+        with ThreadPoolExecutor() as pool, pytest.raises(StorageError, match="another process") as refused:
+            pool.submit(run, stream, make_learner(tiny), tmp_path / "run").result()
+        told.append(str(refused.value))
+
+    first = run(stream, make_learner(tiny), tmp_path / "run", references=False, on_stage=again)
+    assert len(told) == first.matrix.stages == 3
+
+
 def test_a_run_keeps_as_many_versions_as_it_is_told(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
     run(stream, make_learner(tiny), tmp_path / "two", references=False)
     run(stream, make_learner(tiny), tmp_path / "all", references=False, versions=None)
@@ -303,7 +317,12 @@ NTK = """method="ntk_cl", views=1"""
 
 @pytest.mark.parametrize(
     ("options", "as_one"),
-    [(SAFE, True), (HIDE, True), (KMEANS, False), pytest.param(NTK, False, marks=pytest.mark.slow)],
+    [
+        (SAFE, True),
+        pytest.param(HIDE, True, marks=pytest.mark.slow),
+        pytest.param(KMEANS, False, marks=pytest.mark.slow),
+        pytest.param(NTK, False, marks=pytest.mark.slow),
+    ],
     ids=["safe", "hide_pet", "hide_pet-kmeans", "ntk_cl"],
 )
 def test_two_processes_learn_what_one_does(blobs: Data, tmp_path: Path, options: str, as_one: bool) -> None:

@@ -16,7 +16,7 @@ from evertune.heads import LinearHead, align
 from evertune.heads.align import cosine_rate
 from evertune.methods.losses import centre_constants, contrastive
 from evertune.statistics import ClassGaussians, TaskCentroids
-from evertune.statistics.gaussian import clusters, moments
+from evertune.statistics.clusters import clusters, moments
 
 pytestmark = pytest.mark.golden
 
@@ -155,7 +155,7 @@ def test_recorded_statistics_give_the_recorded_kind_of_batches(read: Callable[[s
     statistics.covariances = as_tensor(arrays["class_covariances"])
     drawn, entry = statistics.sample(4000, torch.Generator().manual_seed(0))
     inverse = np.linalg.inv(arrays["class_covariances"].astype(float))
-    for x, y in ((batches, labels), (drawn.double().numpy(), statistics.classes_of(entry).numpy())):
+    for x, y in ((batches, labels), (drawn.double().numpy(), statistics.entry_class[entry].numpy())):
         away = x - arrays["class_means"][y]
         squared = np.einsum("ni,nij,nj->n", away, inverse[y], away)
         assert squared.mean() == pytest.approx(16, abs=3 * np.sqrt(2 * 16 / len(x)))

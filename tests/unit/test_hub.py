@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,14 @@ def test_a_damaged_learner_is_not_pushed(hub: Any, kept: Path, tmp_path: Path) -
     assert not hub.calls
 
 
+def test_a_path_that_would_be_published_is_told(hub: Any, kept: Path, tmp_path: Path) -> None:
+    content, tensors = LearnerFolder(kept).read()
+    content["backbone"]["name"] = "hf:/home/someone/bert"
+    LearnerFolder(tmp_path / "local").write(content, tensors)
+    with pytest.warns(UserWarning, match="/home/someone/bert, which others can read"):
+        push(tmp_path / "local", REPO, client=hub)
+
+
 def test_a_public_repository_must_be_meant(hub: Any, kept: Path) -> None:
     push(kept, REPO, client=hub, private=False)
     assert not hub.private[REPO]
@@ -356,6 +365,11 @@ def test_an_answer_becomes_one_sentence(kind: str, status: int, said: str) -> No
     with pytest.raises(HubError, match=f"^{REPO}: {said}") as caught, explained(REPO):
         raise refusal(kind, status)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_no_server_has_is_no_network() -> None:
+    with pytest.raises(HubError, match="could not be reached"), explained(REPO):
+        raise RuntimeError("of the HTTP library") from socket.gaierror(-2, "Name or service not known")
 
 
 def test_without_a_network_the_real_client_is_told_quickly(kept: Path, tmp_path: Path) -> None:

@@ -133,6 +133,8 @@ class Sites(Protocol):
     """Tokens in front of CLS that are still there after the last block (0 unless prompts are kept)."""
     appended: int
     """Tokens behind all others that are still there after the last block."""
+    reads_prompts: bool
+    """Whether the feature is the mean of the prepended tokens after the last norm, instead of the backbone's own."""
 
     def block(self, index: int) -> BlockSites | None: ...
     def normed(self, name: str, y: Tensor) -> Tensor: ...

@@ -145,9 +145,10 @@ class HFEncoder(Backbone):
         self, tokens: Tensor, tuning: Sites | None, start: float, stop: float, mask: Tensor | None = None
     ) -> Tensor:
         prepended = tuning.prepended if tuning is not None else 0
+        reads_cls = self.reads_cls and not (tuning is not None and tuning.reads_prompts)
         for i in range(math.floor(start), math.ceil(stop)):
             sites = (tuning.block(i) if tuning is not None else None) or IDENTITY
-            cls = prepended if self.reads_cls and i == self.shape.depth - 1 else None
+            cls = prepended if reads_cls and i == self.shape.depth - 1 else None
             if start <= i:
                 tokens = self._attend(self._blocks[i], tokens, sites, cls, mask, in_front=prepended > 0)
             if stop > i + 0.5:
@@ -155,6 +156,8 @@ class HFEncoder(Backbone):
         return tokens
 
     def read(self, tokens: Tensor, tuning: Sites | None, mask: Tensor | None = None) -> Tensor:
+        if tuning is not None and tuning.reads_prompts:
+            return tuning.normed("norm", tokens[:, : tuning.prepended]).mean(1)
         if tuning is not None:
             if not self.reads_cls:
                 tokens = tokens[:, tuning.prepended : tokens.shape[1] - tuning.appended]

@@ -34,6 +34,12 @@ class Slots(Protocol):
     def select(self, ids: Tensor) -> Branch: ...
 
 
+class Chooser(Protocol):
+    """Makes the tuning of a batch from what is known of each of its images, ``choice`` [B, ...]."""
+
+    def select(self, choice: Tensor) -> Branch: ...
+
+
 class Memory(Protocol):
     """Remembers features of frozen branches by the rows of the batch: (features [B, L], known [B])."""
 
@@ -147,6 +153,14 @@ class Passes:
             rows = scattered.nonzero()[:, 0]
             features[rows] = self._compute(slots.select(ids[rows]), False, rows)
         return features if self._gather is None else self._gather(features)
+
+    def steered(self, pool: Chooser, choice: Tensor) -> Tensor:
+        """The feature [B, L] (float32) of each image under what ``pool`` makes of its row of ``choice`` [B, ...].
+
+        All images are one pass, and nothing is remembered: what was chosen for one is hardly ever chosen again.
+        """
+        branch = pool.select(choice if self._part is None else self._part(choice))
+        return self._whole(branch, torch.is_grad_enabled())
 
     def _compute(self, tuning: Branch | None, trained: bool, rows: Tensor | None = None) -> Tensor:
         """The feature of the images, or of some ``rows`` of them."""

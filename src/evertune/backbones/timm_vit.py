@@ -113,9 +113,10 @@ class TimmViT(Backbone):
         self, tokens: Tensor, tuning: Sites | None, start: float, stop: float, mask: Tensor | None = None
     ) -> Tensor:
         prepended = tuning.prepended if tuning is not None else 0
+        reads_cls = self.reads_cls and not (tuning is not None and tuning.reads_prompts)
         for i in range(math.floor(start), math.ceil(stop)):
             sites = tuning.block(i) if tuning is not None else None
-            cls = prepended if self.reads_cls and i == self.shape.depth - 1 else None
+            cls = prepended if reads_cls and i == self.shape.depth - 1 else None
             block = cast(Block, self.vit.blocks[i])
             attends, feeds = start <= i, stop > i + 0.5
             if attends and feeds and sites is None and cls is None and not slow(tokens):
@@ -126,6 +127,9 @@ class TimmViT(Backbone):
         return tokens
 
     def read(self, tokens: Tensor, tuning: Sites | None, mask: Tensor | None = None) -> Tensor:
+        if tuning is not None and tuning.reads_prompts:
+            prompts = tuning.normed("norm", self.vit.norm(tokens[:, : tuning.prepended]))
+            return cast(Tensor, self.vit.fc_norm(prompts.mean(1)))
         if tuning is not None and not self.reads_cls:
             tokens = tokens[:, tuning.prepended : tokens.shape[1] - tuning.appended]
         x = self.vit.norm(tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evertune.errors import ConfigError
+from evertune.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from evertune import Predictions
@@ -110,8 +111,8 @@ def output(file: Path | None) -> Iterator[Callable[[str], None]]:
     StorageError
         It cannot be written.
     """
-    if file is None:
-        yield lambda text: typer.echo(text.encode("utf-8", "surrogateescape"), nl=False)
+    if file is None or file == Path("-"):
+        yield _print
         return
     from evertune.engine.store import replacing
 
@@ -119,6 +120,15 @@ def output(file: Path | None) -> Iterator[Callable[[str], None]]:
         raise ConfigError(f"--out {file} is a folder: name a file.")
     with replacing(file) as part, part.open("wb") as stream:
         yield lambda text: _write(stream, text)
+
+
+def _print(text: str) -> None:
+    try:
+        typer.echo(text.encode("utf-8", "surrogateescape"), nl=False)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # nobody reads on, which is no mistake
+            raise
+        raise StorageError(f"The standard output could not be written ({error.strerror}).") from error
 
 
 def _write(stream: io.BufferedWriter, text: str) -> None:

@@ -67,8 +67,8 @@ def forget(
 
 
 def _require_finished(home: LearnerFolder) -> None:
-    """StorageError while an update is in progress, whose files may hold features of what is to be forgotten."""
-    if (home.path / "update.json").exists():
+    """StorageError while there are files of an update, which may hold features of what is to be forgotten."""
+    if any(home.path.glob("update*")):
         raise StorageError(
             f"{home.path} holds an unfinished update. Finish it by learning the same task again, or give it up with "
             f"'evertune rollback {home.path} --to {home.content()['version']}'; then forget."
@@ -85,6 +85,6 @@ def _told(found: Forgotten, left: int, earlier: list[int], keep_versions: bool) 
         f"them is the same for {found.same_answers} of {count(found.probes, 'input')} made up to compare",
         *(["what cannot be taken out:", *(f"  - {one}" for one in found.remains)] if found.remains else []),
         f"earlier versions, which may hold it: {', '.join(map(str, earlier))} ({fate})",
-        "not looked for: copies of the folder, run folders, exports, what was pushed to a hub, and caches of features "
-        "('evertune cache --dir FOLDER --clear', with the FOLDER that was given as --cache)",
+        "not looked for: a README.md in the folder, copies of it, run folders, exports, what was pushed to a hub, and "
+        "caches of features ('evertune cache --dir FOLDER --clear', with the FOLDER that was given as --cache)",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 def kept_in(folder: Path) -> dict[str, Any] | None:
     """What learner.json says of the learner in ``folder``; None where there is none yet."""
     from evertune.learner import LearnerFolder
+    from evertune.learner.update import UPDATE
 
-    return LearnerFolder(folder).content() if require_home(folder) else None
+    home, there = LearnerFolder(folder), require_home(folder)
+    lost = not there and not (folder / UPDATE).exists() and home.versions()  # else a first one, half saved
+    return home.content() if there or lost else None
 
 
 @contextmanager
@@ -126,7 +130,8 @@ def tell_learned(learner: Learner, task: Task, folder: Path) -> None:
     home = LearnerFolder(folder)
     number, before = (home.content()[key] for key in ("version", "before"))
     kept = {version.number for version in home.versions()}
-    back = f"back to version {before}: evertune rollback {folder}" if before in kept else "no other is kept"
+    again = f"evertune rollback {shlex.quote(str(folder))}"
+    back = f"back to version {before}: {again}" if before in kept else "no other is kept"
     say(f"this is version {number}; {back}")
 
 

@@ -92,7 +92,8 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="Write to a file, which appears when it is whole.",
+            "--out", "-o", metavar="FILE", help="Write to a file, which appears when it is whole; - is the standard "
+            "output.",
             show_default="standard output", rich_help_panel=o.OUTPUT,
         ),
     ] = None,

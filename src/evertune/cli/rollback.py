@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,8 @@ def rollback(
     versions stay, so that --to goes to one of them again, until 'evertune prune' removes them; an update that was not
     finished is given up.
     """
-    with stoppable(f"'evertune rollback {folder} --list' shows which version is the current one."):
+    again = f"evertune rollback {shlex.quote(str(folder))}"
+    with stoppable(f"'{again} --list' shows which version is the current one."):
         from evertune.learner import LearnerFolder
 
         require_own(folder)
@@ -50,8 +52,7 @@ def rollback(
         typer.echo(f"{folder} is version {now.number} now, saved {now.saved}, with {count(now.tasks, 'task')} learned")
         typer.echo(f"it {knows(home.content()['classes'])}")
         if left != now.number:
-            again = f"evertune rollback {folder} --to {left}"
-            typer.echo(f"version {left} stays until it is pruned; to go there again: {again}")
+            typer.echo(f"version {left} stays until it is pruned; to go there again: {again} --to {left}")
 
 
 def table(versions: list[Version]) -> list[str]:

@@ -48,9 +48,10 @@ def numbers(versions: Sequence[int]) -> str:
 
 def knows(classes: Sequence[str]) -> str:
     """What a learner knows, for one line."""
-    from evertune.cli.narrate import listed
+    from evertune.cli.narrate import NAMES_SHOWN
 
-    return f"knows {count(len(classes), 'class')}{': ' if classes else ''}{listed(classes)}"
+    more = ", ..." if len(classes) > NAMES_SHOWN else ""
+    return f"knows {count(len(classes), 'class')}{': ' if classes else ''}{', '.join(classes[:NAMES_SHOWN])}{more}"
 
 
 def tell_skipped(*sources: Source) -> None:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from evertune.backbones import Backbone, ImageIdentity, Passes
-from evertune.backbones.passes import Branch, Slots
+from evertune.backbones.passes import Branch, Chooser, Slots
 from evertune.errors import ConfigError, nearest
 from evertune.methods import Method
 
@@ -36,6 +36,11 @@ class GraphPasses(Passes):
     def routed(self, slots: Slots, ids: Tensor) -> Tensor:
         """The feature [B, L] of images that are all routed to one slot, ``ids`` [B]: the decision is a constant."""
         return self(slots[int(ids[0])])
+
+    def steered(self, pool: Chooser, choice: Tensor) -> Tensor:
+        """The feature [B, L] of images that are steered by what ``pool`` chooses for them."""
+        self._kept.append(pool.select(choice))
+        return self(self._kept[-1])
 
     @property
     def features(self) -> tuple[Tensor, ...]:

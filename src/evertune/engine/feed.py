@@ -114,7 +114,7 @@ class Feed:
             labels = runtime.gather(to_index[labels].to(runtime.device))
             rows = runtime.gather(rows.to(runtime.device))
             memory = None if shelf is None else shelf.view(rows, runtime.device)
-            yield Batch(self._passes(inputs, memory, gather=self._gather), labels, rows)
+            yield Batch(self._passes(inputs, memory, gather=self._gather, part=self._part), labels, rows)
 
     def asking(
         self,
@@ -132,9 +132,8 @@ class Feed:
         device = self.runtime.device
         decoded = None if device.type == "cpu" else self.decoded(source, kept=0)  # each image is shown once
         inputs = (shown for _, shown, _ in self._tested(source, decoded, order)) if decode else repeat(torch.empty(0))
-        part = self.runtime.part if self.runtime.world > 1 else None
         for rows, shown in zip(torch.split(torch.from_numpy(order), self.eval_batch), inputs, strict=False):
-            yield rows, self._passes(shown, memory(rows), gather=self._gather, part=part, rows=rows)
+            yield rows, self._passes(shown, memory(rows), gather=self._gather, part=self._part, rows=rows)
 
     def order(self, source: Source) -> IntArray:
         """The rows [N] as they are best passed in the test view."""
@@ -155,6 +154,11 @@ class Feed:
     @property
     def _gather(self) -> Callable[[Tensor], Tensor] | None:
         return self.runtime.gather if self.runtime.world > 1 else None
+
+    @property
+    def _part(self) -> Callable[[Tensor], Tensor] | None:
+        """From rows of all processes to this process's."""
+        return self.runtime.part if self.runtime.world > 1 else None
 
     def _passes(self, inputs: Tensor | Callable[[], Tensor], memory: Memory | None, **how: Any) -> Passes:
         placed = functools.partial(_placed, self.runtime, inputs)

@@ -84,8 +84,8 @@ class Progress:
     Parameters
     ----------
     write
-        Keeps a checkpoint and says whether it could; asked in all processes at the same place, or never. Without it
-        nothing is kept.
+        Keeps a checkpoint and gives the seconds that this took and will take again, None if it could not be kept; asked
+        in all processes at the same place, or never. Without it nothing is kept.
     before
         The method's state when the task arrived: tensors that are still as in it are not written.
     every
@@ -98,7 +98,7 @@ class Progress:
     def __init__(
         self,
         runtime: Runtime,
-        write: Callable[[Checkpoint], bool] | None = None,
+        write: Callable[[Checkpoint], float | None] | None = None,
         *,
         before: Mapping[str, Tensor] | None = None,
         every: float | None = None,
@@ -159,10 +159,11 @@ class Progress:
             return
         started = time.perf_counter()
         taken = taken or self._take(descent)
-        written = self.write(taken)
+        took = self.write(taken)
         self._kept = time.perf_counter()
-        took = self._kept - started
-        if written:
+        if took is None:
+            took = self._kept - started
+        else:
             self._speed = taken.bytes / max(took, 1e-3)
         if self.every is None:
             self._wait = max(LEAST, SHARE * took)

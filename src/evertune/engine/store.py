@@ -32,6 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
     StorageError
         The file could not be written whole (a full disk, a missing right); what was there before still is.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise StorageError(f"{path} is a device or a pipe, which cannot be replaced: name a file.")
     part = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,10 @@ def open_plain(path: Path) -> BufferedReader:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a safetensors file, without a second copy in memory of what is on the CPU, and give its sha256."""
     with replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
         save_file(_apart(tensors), part)
+        part.chmod(mode)  # that of any new file; safetensors shuts out all other users, who may read the JSON
         sha256 = _sha256(part)
     return sha256
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evertune.errors import ExportError, StorageError
 from evertune.export.papers import PAPERS
 from evertune.learner.keeping import described
+from evertune.methods.stored import UNSAID
 
 if TYPE_CHECKING:
     from evertune.learner import Learner, LearnerFolder
@@ -79,14 +80,20 @@ def card_of(
 
 
 def dates_of(home: LearnerFolder, content: Mapping[str, Any]) -> dict[int, str]:
-    """When there were so many tasks for the first time, as far as the versions that led to this one are kept."""
+    """When there were so many tasks for the first time, as far as the versions that led to this one tell."""
     dates: dict[int, str] = {}
-    with suppress(StorageError):
+    with suppress(StorageError):  # removed by now
         while content["history"]:
-            dates[len(content["history"])] = content["saved"]
-            if content["before"] is None:
+            count = len(content["history"])
+            before = None if content["before"] is None else home.content(content["before"])
+            fewer = 0 if before is None else len(before["history"])
+            if fewer > count:  # a task was forgotten, so the numbers before are of others
                 break
-            content = home.content(content["before"])
+            if fewer < count:
+                dates[count] = content["saved"]
+            if before is None:
+                break
+            content = before
     return dates
 
 
@@ -198,7 +205,12 @@ def _kept(stored: Sequence[Mapping[str, Any]] | None) -> list[str]:
         if one["bytes"] and not one["of_data"].startswith("nothing"):
             sizes[one["of_data"]] += one["bytes"]
     rows = sorted(((what, f"{size:,}") for what, size in sizes.items()), key=lambda row: -sizes[row[0]])
-    return [*(_table(("kept", "bytes"), rows) if rows else []), "No examples are kept, but the names above are."]
+    examples = (
+        "Whether examples are among what is unknown, only the method's author can tell; the names above are kept."
+        if UNSAID in sizes
+        else "No examples are kept, but the names above are."
+    )
+    return [*(_table(("kept", "bytes"), rows) if rows else []), examples]
 
 
 def _limits(content: Mapping[str, Any]) -> list[str]:
@@ -210,7 +222,7 @@ def _limits(content: Mapping[str, Any]) -> list[str]:
         )
     else:
         later = len(content["history"]) - found["tasks"]
-        since = f", {_plural(later, 'task', 'tasks')} ago" if later else ""
+        since = f", {_plural(later, 'task', 'tasks')} ago" if later > 0 else ""
         sure = (
             f"Its probabilities were calibrated (temperature {found['value']:.4g}) on "
             f"{_plural(found['examples'], 'example', 'examples')}{since}, and hold for inputs like those."

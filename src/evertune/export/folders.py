@@ -33,6 +33,12 @@ def beside(folder: Path) -> Iterator[Path]:
         raise StorageError(f"{folder} could not be written ({reason}); what was there before still is.") from error
 
 
+def require_outside(folder: Path) -> None:
+    """StorageError if ``folder``, which is to be replaced, is the one this process is in."""
+    if folder.exists() and folder.samefile(os.curdir):
+        raise StorageError(f"{folder} is the folder you are in, which cannot be replaced: go elsewhere and name it.")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """As :func:`beside`; what was written there becomes ``folder``, which must be new or empty.
@@ -42,8 +48,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     StorageError
         The folder holds something, or cannot be written.
     """
+    folder = folder.resolve()  # where a link points to
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} holds something already: name a new or an empty folder.")
+    require_outside(folder)
     with beside(folder) as temporary:
         yield temporary
         os.replace(temporary, folder)

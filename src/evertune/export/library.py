@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from inspect import signature
 from pathlib import Path
 from typing import cast
 
@@ -48,10 +49,10 @@ def building_lines(backbone: Backbone) -> str:
         return f"import timm\n\nmodel = {made}.eval()"
     if not name.startswith("hf:"):
         return f"from evertune import load_backbone\n\nmodel = load_backbone({name!r}).model"
-    return (
-        f"from transformers import AutoModel\n\nmodel = AutoModel.from_pretrained({public_name(backbone)!r}, "
-        "add_pooling_layer=False).eval()"
-    )
+    encoder = cast(HFEncoder, backbone).model
+    pooler = ", add_pooling_layer=False" if "add_pooling_layer" in signature(type(encoder)).parameters else ""
+    made = f"AutoModel.from_pretrained({public_name(backbone)!r}{pooler})"
+    return f"from transformers import AutoModel\n\nmodel = {made}.eval()"
 
 
 def public_name(backbone: Backbone) -> str:

@@ -42,9 +42,10 @@ class Merged:
 def export_timm(learner: Learner, file: str | os.PathLike[str]) -> Merged:
     """The backbone's weights with the learner's tuning folded in, as safetensors for timm.
 
-    ``timm.create_model(name, num_classes=0, img_size=…, checkpoint_path=file)`` then gives the learner's features.
-    Where the scores are a linear map of the feature (a linear head, ridge without random features), it is in the file
-    as ``head.weight`` and ``head.bias``, to be loaded with ``num_classes=K``; otherwise the head stays behind. The
+    ``timm.create_model(name, num_classes=…, img_size=…, checkpoint_path=file)`` loads them. Where the scores are a
+    linear map of the feature (a linear head, ridge without random features), it is in the file as ``head.weight`` and
+    ``head.bias``, and with ``num_classes=K`` the model gives the learner's scores (``forward_head(…, pre_logits=True)``
+    its features). Otherwise the head stays behind, and with ``num_classes=0`` the model gives the features. The
     weights are loaded into the library's model and compared before the file is written. Its metadata say which model,
     input size, mean and standard deviation belong to it, and the names of the classes where there is a head.
 

@@ -135,6 +135,8 @@ def _write(peft: Any, backbone: Backbone, model: nn.Module, lora: LoRA, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     # Asked about embeddings, peft would look for the base model on the hub.
     wrapped.save_pretrained(str(folder), save_embedding_layers=False)
+    mode = (folder / "adapter_config.json").stat().st_mode
+    (folder / "adapter_model.safetensors").chmod(mode)  # which safetensors shuts out all other users
     wrapped.unload()
     return rank
 

@@ -68,3 +68,7 @@ class _Recorder:
     def routed(self, slots: Bank, ids: Tensor) -> Tensor:
         self.seen.update(id(slots[slot]) for slot in torch.unique(ids).tolist())
         return self._feature
+
+    def steered(self, pool: Tuning, choice: Tensor) -> Tensor:
+        self.seen.add(id(pool))
+        return self._feature

@@ -5,6 +5,7 @@ from evertune.heads.cosine import CosineHead, cosine_logits
 from evertune.heads.fusion import HybridFusion
 from evertune.heads.groups import by_group
 from evertune.heads.linear import LinearHead
+from evertune.heads.mahalanobis import mahalanobis, tukey
 from evertune.heads.mlp import MLPHead
 from evertune.heads.prototype import PrototypeHead, section_scores
 from evertune.heads.ridge import RidgeHead, RidgeOptions, project, random_projection
@@ -20,7 +21,9 @@ __all__ = [
     "align",
     "by_group",
     "cosine_logits",
+    "mahalanobis",
     "project",
     "random_projection",
     "section_scores",
+    "tukey",
 ]

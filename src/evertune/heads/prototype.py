@@ -19,11 +19,12 @@ class PrototypeHead(ClassMeans):
         return F.normalize(x, dim=1) @ F.normalize(self.means.to(x), dim=1).T
 
 
-def section_scores(x: Tensor, prototypes: Tensor, weights: Sequence[float]) -> Tensor:
+def section_scores(x: Tensor, prototypes: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
     """Σ_i ω_i cos(x^(i), Φ_c^(i)) over equal sections i of x [B, d] and Φ [K, d]: [B, K] (8.1).
 
-    A prototype of zeros, a class without data, scores 0.
+    The weights are the same for all classes, [S], or each class has its own, [K, S]. A prototype of zeros, a class
+    without data, scores 0.
     """
-    parts = [F.normalize(z.view(z.shape[0], len(weights), -1), dim=2) for z in (x, prototypes.to(x))]
-    scale = torch.tensor(weights, device=x.device, dtype=x.dtype)
-    return torch.einsum("bsw,ksw,s->bk", *parts, scale)
+    scale = torch.as_tensor(weights, device=x.device, dtype=x.dtype)
+    parts = [F.normalize(z.view(z.shape[0], scale.shape[-1], -1), dim=2) for z in (x, prototypes.to(x))]
+    return torch.einsum("bsw,ksw,ks->bk" if scale.ndim == 2 else "bsw,ksw,s->bk", *parts, scale)

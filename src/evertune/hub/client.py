@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from socket import gaierror
 from typing import Any
 
 from evertune.errors import HubError
@@ -59,7 +60,9 @@ def _reason(error: Exception) -> str:
     said = next(iter(str(error).splitlines()), "")
     if status is not None:
         return f"the hub refused with status {status} ({said})."
-    if any(isinstance(one, ConnectionError | TimeoutError) for one in chain) or is_a("LocalEntryNotFoundError"):
+    if any(isinstance(one, ConnectionError | TimeoutError | gaierror) for one in chain) or is_a(
+        "LocalEntryNotFoundError"
+    ):
         return f"the hub could not be reached ({type(chain[-1]).__name__}); check the network and try again."
     return f"the client of the hub failed ({type(error).__name__}: {said})."
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.errors import HubError, StorageError
-from evertune.export.folders import beside
+from evertune.export.folders import beside, require_outside
 from evertune.hub.client import explained, library
 from evertune.hub.files import CARD, CURRENT, VERSIONED, WANTED, of_learner
 from evertune.learner import LearnerFolder
@@ -52,8 +52,10 @@ def pull(
         What was fetched is damaged or no learner's, the folder holds another learner or other files, or cannot be
         written.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # where a link points to
     _require_place(folder)
+    if force or not (folder / CURRENT).exists():
+        require_outside(folder)
     client = client or library().HfApi()
     with beside(folder) as temporary:
         with explained(repo):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,6 +64,9 @@ def push(
         raise ConfigError(f"versions={versions!r} does not exist: choose 'current' or 'all'.")
     home = LearnerFolder(folder)
     content, _ = home.read()
+    name = str(content["backbone"]["name"])
+    if os.path.isabs(name.removeprefix("hf:")):
+        warnings.warn(f"learner.json names the backbone by its path here, {name}, which others can read.", stacklevel=2)
     files = _files(home, content, versions)
     if card:
         about = card_of(content, dates=dates_of(home, content), license=license, results=results, repo=repo)

@@ -56,7 +56,8 @@ def _unfinished(folder: LearnerFolder) -> str | None:
     if not file.exists():
         return None
     with suppress(StorageError):
-        return read(file).of.task.name
+        there = read(file)
+        return there.of.task.name if there.version == folder.content()["version"] else None  # None: it was finished
     return ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ class LearnerFolder:
         if whole is None:
             return ""
         return (
-            f" Version {whole} is whole: 'evertune rollback {self.path} --to {whole}', or "
+            f" Version {whole} is whole: 'evertune rollback {shlex.quote(str(self.path))} --to {whole}', or "
             f"LearnerFolder({str(self.path)!r}).rollback({whole}), makes it the current one."
         )
 

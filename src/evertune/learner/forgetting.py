@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,9 @@ def forget(learner: Learner, names: Sequence[str], task: str | int | None, examp
         learner._recall(state)
         learner.classes, learner.history, learner.phases = former
         raise
+    if learner.temperature is not None:
+        known, _ = _without(former[1][: learner.temperature.tasks], {former[0][i] for i in gone})
+        learner.temperature = replace(learner.temperature, tasks=len(known))
     difference = torch.where(found == expected, 0.0, (found - expected).abs())  # equal infinities too
     return Forgotten(
         classes=tuple(former[0][i] for i in gone),

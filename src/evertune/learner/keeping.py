@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import evertune
 from evertune.backbones import Backbone, Passes, load_again
-from evertune.backbones.passes import Branch, Slots
+from evertune.backbones.passes import Branch, Chooser, Slots
 from evertune.engine import Seeds
 from evertune.engine.views import views_from, views_of
 from evertune.errors import ConfigError, EvertuneError, StorageError, escaped
@@ -216,6 +216,10 @@ class _Blank(Passes):
 
     def routed(self, slots: Slots, ids: Tensor) -> Tensor:
         slots.select(ids.cpu())
+        return self._feature
+
+    def steered(self, pool: Chooser, choice: Tensor) -> Tensor:
+        pool.select(choice)
         return self._feature
 
 

@@ -171,7 +171,8 @@ class Learner:
         ConfigError
             ``restart``, ``every`` or ``keep`` without a folder.
         StorageError
-            The folder is in use or cannot be written, or holds an unfinished update that is damaged or another one's.
+            The folder is in use or cannot be written, holds an unfinished update that is damaged or another one's, or a
+            learner that has learned what this one has not.
             If the last save fails, the learner in memory has learned the task.
         """
         return learn(self, task, on_phase, folder=folder, restart=restart, every=every, keep=keep)
@@ -347,8 +348,9 @@ class Learner:
 
         Whether scores of the other classes stay what they were is measured on a few made-up inputs, and on
         ``examples`` beside them. What cannot be removed is told, and depends on the method. A task that loses its last
-        class is forgotten itself, and tasks behind it move down. Saved versions of this learner are not touched:
-        ``save(folder, keep=1)`` afterwards removes them. If anything goes wrong, the learner is what it was.
+        class is forgotten itself, and tasks behind it move down. What was saved of this learner is not touched:
+        ``save(folder, keep=1)`` afterwards removes earlier versions, but not an update that was left unfinished there.
+        If anything goes wrong, the learner is what it was.
 
         Raises
         ------

@@ -83,7 +83,7 @@ class Predictions:
 
 def require_confidence(abstain: float | None) -> None:
     """ConfigError unless ``abstain`` is None or a probability below 1."""
-    number = isinstance(abstain, int | float) and not isinstance(abstain, bool)
+    number = isinstance(abstain, int | float | np.floating) and not isinstance(abstain, bool)
     if abstain is not None and not (number and 0 <= abstain < 1):
         raise ConfigError(
             f"abstain is {abstain!r}; give the confidence below which there is no answer, from 0 to below 1."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def task_numbers(history: History, told: str | int | Sequence[str | int], count:
     StreamError
         Identities that are not one for all or one for each, or a task that was never learned.
     """
-    given = [told] * count if isinstance(told, str | int) else list(told)
+    given = [told] * count if isinstance(told, str | int | np.integer) else list(told)
     if len(given) != count:
         raise StreamError(f"There are {count} images and {len(given)} task identities: give one, or one for each.")
     names = {entry["task"]: number for number, entry in enumerate(history)}

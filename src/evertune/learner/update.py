@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -83,7 +84,15 @@ class Update:
         self.home, self.learner, self.task, self.before = home, learner, task, before
         self.runtime: Runtime = learner.engine.runtime
         self.number = 0
-        self._version = home.content()["version"] if (home.path / CURRENT).exists() else None
+        self._current = self._found()
+        self._version: int | None = None if self._current is None else self._current["version"]
+
+    def _found(self) -> dict[str, Any] | None:
+        """What the folder says of the learner in it; None if there is none yet."""
+        current, update = (os.path.lexists(self.home.path / name) for name in (CURRENT, UPDATE))
+        if not current and (update or not self.home.versions()):
+            return None  # a version without it is a first one, half saved: the update makes it again
+        return self.home.content()
 
     # -- going on ----------------------------------------------------------------------------------------------------
 
@@ -94,6 +103,7 @@ class Update:
 
     def _prepare(self, restart: bool) -> None:
         """Leave in the folder only what can be gone on with."""
+        self._require_ours()
         there = None if restart else self._described()
         if there is not None and there.version != self._version:  # finished, or overtaken
             if not self.learner.history or self.learner.history[-1]["task"] != there.of.task.name:
@@ -113,6 +123,18 @@ class Update:
         if there is None:
             self.drop()
         self._tidy()
+
+    def _require_ours(self) -> None:
+        """The learner in the folder is this one, or this one as it was some tasks ago."""
+        from evertune.learner.format import plain
+
+        there = [] if self._current is None else self._current["history"]
+        if plain({"history": self.learner.history})["history"][: len(there)] != there:
+            raise StorageError(
+                f"{self.home.path} holds a learner, version {self._version}, that has learned what this one has not, "
+                "and would be replaced. Load that one and teach it the task; or save this one there first, which makes "
+                "it the current version."
+            )
 
     def _read(self) -> Checkpoint | None:
         """All processes share the first one's file; each has its own beside."""
@@ -175,14 +197,17 @@ class Update:
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
-    def write(self, checkpoint: Checkpoint) -> bool:
-        """Keep a checkpoint in place of the one before; where that fails, warn and leave that one."""
+    def write(self, checkpoint: Checkpoint) -> float | None:
+        """Keep a checkpoint in place of the one before, and give the seconds; where that fails, warn, leave that one,
+        and give None. That the first one reads the whole data set, for its digest, is not counted."""
         self.number += 1
         file, main = self._file(self.number, self.runtime.rank), self.runtime.main
         try:
+            self.runtime.together(lambda: self.of if main else None)
+            started = time.perf_counter()
             files = self.runtime.collect(self.runtime.together(partial(self._write_tensors, file, checkpoint)))
             self.runtime.together(lambda: self._describe(checkpoint, files) if main else None)
-            return True
+            return time.perf_counter() - started
         except EvertuneError as error:
             if main:
                 warnings.warn(
@@ -190,7 +215,7 @@ class Update:
                     "goes on from further back.",
                     stacklevel=2,
                 )
-            return False
+            return None
         finally:
             if main:
                 self._tidy()

@@ -2,8 +2,12 @@
 
 from evertune.methods.aper import APER
 from evertune.methods.config import Config
+from evertune.methods.dualprompt import DualPrompt
+from evertune.methods.ease import EASE
+from evertune.methods.fecam import FeCAM
 from evertune.methods.finetune import Finetune
 from evertune.methods.hide_pet import HiDePET
+from evertune.methods.l2p import L2P
 from evertune.methods.make import get_method, make_method
 from evertune.methods.method import (
     METHODS,
@@ -26,12 +30,16 @@ from evertune.methods.stored import Stored
 
 __all__ = [
     "APER",
+    "EASE",
+    "L2P",
     "METHODS",
     "NTKCL",
     "SAFE",
     "Batch",
     "Collect",
     "Config",
+    "DualPrompt",
+    "FeCAM",
     "Finetune",
     "Generators",
     "HiDePET",

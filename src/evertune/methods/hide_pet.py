@@ -1,26 +1,27 @@
 """HiDe-PET, hierarchical decomposition of parameter-efficient tuning (Wang et al., IEEE TPAMI 2025, arXiv 2407.05229;
-HiDe-PET spec §5 to §11)."""
+HiDe-PET spec §5 to §10); its shared parameters are in hide_pet_shared.py."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evertune.backbones import Passes, Shape
-from evertune.heads import LinearHead, MLPHead, align, by_group
+from evertune.heads import LinearHead, align, by_group
 from evertune.methods.hide_pet_config import HiDeConfig
+from evertune.methods.hide_pet_shared import SharedSets
 from evertune.methods.losses import centre_constants, contrastive, task_cross_entropy
-from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
-from evertune.statistics import ClassGaussians, TaskCentroids, TaskFeatures
-from evertune.tuning import Bank, Tuning, make_tuning
+from evertune.methods.method import Batch, Collect, Generators, Optimise, Phase, Solve, TaskInfo, register
+from evertune.statistics import ClassGaussians, TaskFeatures
+from evertune.tuning import Tuning
 
 
 @register
-class HiDePET(Method):
+class HiDePET(SharedSets):
     """Which class given the task (WTP), which task (TII), which class of all (TAP): each is optimised for itself.
 
     û = f(x; g) is the uninstructed representation, h = f(x; e_i) the instructed one. ω reads the task from û, and ψ the
@@ -32,39 +33,20 @@ class HiDePET(Method):
     config_type = HiDeConfig
     dynamic = "it finds out which task each input is of, and passes it again under the tuning of that task"
     config: HiDeConfig
-    of_data: ClassVar[dict[str, str]] = {
-        "fresh": "nothing: bookkeeping",
-        "distance": "a number chosen on the data",
-    }
-    fresh: Tensor
-    distance: Tensor
 
     def __init__(self, config: HiDeConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
 
-        def tuning() -> Tuning:
-            return make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options)
-
         def statistics() -> ClassGaussians:
             return ClassGaussians(config.statistics, centroids=config.centroids, rank=config.statistics_rank)
 
-        self.g, self.e, self.average = Bank(tuning()), Bank(tuning()), Bank(tuning())  # the last is EMA's copy of g
-        router = MLPHead if config.router_head == "mlp" else LinearHead
-        self.psi, self.omega, self.task_head = LinearHead(width), router(width), router(width)
+        self.psi, self.task_head = LinearHead(width), type(self.omega)(width)
         self.uninstructed, self.instructed = statistics(), statistics()
-        self.task_u, self.task_h = TaskFeatures(), TaskFeatures()
-        order, quantile = config.accumulate_order, config.accumulate_quantile
-        self.distribution = TaskCentroids(config.centroids, order=order, quantile=quantile)
-        self.interim = LinearHead(width)  # what g_k learns with where ω reads another feature
-        self.register_buffer("fresh", torch.ones((), dtype=torch.bool))  # whether this task opened its shared set
-        self.register_buffer("distance", torch.zeros(()))  # of this task from the nearest past one
+        self.task_h = TaskFeatures()
 
     def phases(self, task: TaskInfo) -> Iterator[Phase]:
         c, t = self.config, task.index
-        if c.accumulate:
-            yield Collect("distribution", self._collect_plain)
-        yield Solve("open", functools.partial(self._open, task))
-        yield from self._shared_phases(task)
+        yield from self.shared_phases(task)
         yield Solve("begin", functools.partial(self._begin, task))
         constants = centre_constants(self.instructed.centres, c.temperature)
         yield Optimise(
@@ -77,72 +59,6 @@ class HiDePET(Method):
         finish, collect = Solve("finish", lambda: self._finish(t)), Collect("representations", self._collect)
         yield from (collect, finish) if c.statistics_first else (finish, collect)
         yield Solve("alignment", functools.partial(self._align, task))
-
-    # -- g (§6), one set or several (§11) ------------------------------------------------------------------------------
-
-    def _open(self, task: TaskInfo) -> None:
-        """Choose the task's shared set, or open one; ω gets a row for every class of the task."""
-        c = self.config
-        chosen = 0
-        if c.accumulate:
-            self.task_u.close()
-            plain = self.task_u.features
-            self.task_u.clear()
-            match = self.distribution.nearest(plain)
-            self.distance.fill_(match.distance if match else 0.0)
-            chosen = self.distribution.assign(match, c.accumulate_threshold)
-            self.distribution.add(plain, chosen, self.generators.sampling)
-            self.interim = LinearHead(self.width)
-            self.interim.grow(len(task.present), self.generators.init)
-        self.fresh.fill_(task.index == 0 if c.shared == "none" else chosen == len(self.g))
-        if self.fresh and c.shared != "none":
-            self.g.open()
-        self.omega.grow(len(task.present), self.generators.init)
-
-    @property
-    def _current(self) -> Tuning | None:
-        """The shared set of the task being learned."""
-        if self.config.shared == "none":
-            return None
-        return self.g[int(self.distribution.domain[-1]) if self.config.accumulate else 0]
-
-    @property
-    def _interim(self) -> nn.Module:
-        """The layer g learns with: ω itself, unless û is not g's."""
-        return self.interim if self.config.accumulate else self.omega
-
-    def _shared_phases(self, task: TaskInfo) -> Iterator[Phase]:
-        c, g = self.config, self._current
-        follow = c.shared_epochs if c.shared_follow_epochs is None else c.shared_follow_epochs
-        epochs = c.shared_epochs if self.fresh else follow
-        loss, head = functools.partial(self.shared_loss, task), self._interim
-        if c.shared == "fix_then_tune":
-            alone = min(c.fix_epochs, epochs)
-            yield Optimise("interim head", loss, head.parameters, c.shared_recipe(alone))
-            epochs -= alone
-        own = [] if g is None or (c.shared == "fsa" and not self.fresh) else list(g.parameters())
-        slow = c.shared == "sl" or (c.shared == "fsa_sl" and not self.fresh)
-        if epochs:
-            factors = [(own, c.slow if slow else 1.0)]
-            parameters = [*own, *head.parameters()]
-            yield Optimise("shared parameters", loss, lambda: parameters, c.shared_recipe(epochs), lambda: factors)
-        if g is not None:
-            yield Solve("keep shared parameters", functools.partial(self._keep_shared, g))
-
-    def shared_loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
-        """Cross-entropy over the task's own rows of ω, its last ones."""
-        own = self._interim(batch.passes(self._current))[:, -len(task.present) :]
-        return {"shared": task_cross_entropy(own, batch.labels, task.present)}
-
-    def _keep_shared(self, g: Tuning) -> None:
-        """m_1 = g_1, m_t = 0.99 m_{t−1} + 0.01 g_t for the averaged copy; adapted once, FSA's g never moves again."""
-        if self.config.shared == "fsa":
-            g.freeze()
-        if self.config.shared == "ema":
-            if not len(self.average):
-                self.average.open(g).freeze()
-            for m, p in zip(self.average[0].parameters(), g.parameters(), strict=True):
-                m.lerp_(p, 1 - self.config.ema)
 
     # -- e_t and ψ: within-task prediction (§7) ------------------------------------------------------------------------
 
@@ -163,15 +79,7 @@ class HiDePET(Method):
         self.e.ensemble(t, self.config.ensemble, self.config.ensemble_space)
         self.e.freeze(t)
 
-    def restored(self) -> None:
-        for bank in (self.e, self.average, *([self.g] if self.config.shared == "fsa" else [])):
-            for slot in range(len(bank)):
-                bank.freeze(slot)
-
     # -- statistics (§8), task identity (§9) and task-adaptive prediction (§10) ---------------------------------------
-
-    def _collect_plain(self, batch: Batch) -> None:
-        self.task_u.add(batch.passes(), batch.labels)
 
     def _collect(self, batch: Batch) -> None:
         """û and h of the same images."""
@@ -207,11 +115,6 @@ class HiDePET(Method):
 
     # -- inference (§10.2) ---------------------------------------------------------------------------------------------
 
-    @property
-    def _router(self) -> Tuning | None:
-        """What û is made with; several shared sets cannot serve one û, so then it is the plain model's."""
-        return None if self.config.shared == "none" or self.config.accumulate else self.g[0]
-
     def _entry_logits(self, passes: Passes) -> Tensor:
         """ω(û), [B, E]: one column for each class of each task; under EMA the larger of both copies'."""
         logits: Tensor = self.omega(passes(self._router))
@@ -244,12 +147,9 @@ class HiDePET(Method):
         self.instructed.forget(classes)
         self.omega.drop(entries)
         self.psi.drop(classes)
-        self.interim.drop(range(self.interim.classes))  # nothing is left to do for it
         if self.config.identity == "task_head":
             self.task_head.drop(tasks)
-        self.e.drop(tasks)
-        if self.config.accumulate:
-            self.g.drop(self.distribution.forget(tasks))
+        self.forget_tasks(tasks)
         return self._stays(bool(touched - set(tasks)))
 
     def _stays(self, shared_task: bool) -> list[str]:
@@ -265,18 +165,12 @@ class HiDePET(Method):
             )
         if c.start == "previous" or c.ensemble:
             said.append("Tunings of later tasks began as those of earlier tasks or were averaged with them, and stay.")
+        block = ", and the block beneath ω's," if c.router_head == "mlp" else ""
         said.append(
-            "The rows of other classes in ω and ψ were trained beside these and stay as they are. Inputs that were "
-            "routed to a task for the sake of a forgotten class are routed anew, and only their scores change."
+            f"The rows of other classes in ω and ψ{block} were trained beside these and stay as they are. Inputs that "
+            "were routed to a task for the sake of a forgotten class are routed anew, and only their scores change."
         )
         return said
-
-    def nearest_shared(self, plain: Tensor) -> int | None:
-        """Which shared set suits images best, by their plain features [N, L]: for few-shot learning (§11.3)."""
-        if self.config.shared == "none" or not len(self.g):
-            return None
-        match = self.distribution.nearest(plain)
-        return 0 if match is None else match.domain
 
     @property
     def branches(self) -> tuple[Tuning | None, ...]:

@@ -142,6 +142,8 @@ class Method(nn.Module, ABC):
     """Whether it does anything against forgetting; marks that others are measured by do not."""
     dynamic: ClassVar[str] = ""
     """Why :meth:`scores` are no static graph, if what they compute depends on the input: a sentence."""
+    quadratic: ClassVar[str] = ""
+    """Why what is kept grows with classes times tasks, if it does: a sentence."""
     of_data: ClassVar[dict[str, str]] = {"tasks_seen": "nothing: bookkeeping"}
     """What the method's own tensors keep of the data, in words; those of an ancestor need not be repeated."""
     tasks_seen: Tensor

@@ -1,4 +1,4 @@
-"""Options that every method has which trains a tuning."""
+"""Options that every method has which trains, and those of one that trains a tuning."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from evertune.methods.method import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningConfig(Config):
-    """Options of a method that trains a tuning."""
+class TrainingConfig(Config):
+    """Options of a method that descends on a loss."""
 
-    tuning: str = option(
-        "adapter", "kind of tuning: adapter, lora, ssf, vpt, token_mixing …; its own options are tuning.<name>"
-    )
-    blocks: str = option("all", "which blocks are tuned: all, 0-2, 0,3,7 …")
-    tuning_options: dict[str, Any] = option({}, "options of the tuning")  # noqa: RUF009
     epochs: int = option(20, "epochs in the first session")
     batch_size: int = option(48, "images per step")
     optimizer: Literal["sgd", "adam"] = option("sgd", "sgd (with momentum), or adam with decoupled decay")
@@ -50,3 +45,14 @@ class TuningConfig(Config):
             "schedule": self.schedule,
         }
         return Recipe(**values | changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig(TrainingConfig):
+    """Options of a method that trains a tuning."""
+
+    tuning: str = option(
+        "adapter", "kind of tuning: adapter, lora, ssf, vpt, token_mixing …; its own options are tuning.<name>"
+    )
+    blocks: str = option("all", "which blocks are tuned: all, 0-2, 0,3,7 …")
+    tuning_options: dict[str, Any] = option({}, "options of the tuning")  # noqa: RUF009

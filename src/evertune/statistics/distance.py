@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evertune.errors import ConfigError, TrainingError
-from evertune.statistics.gaussian import clusters, moments
+from evertune.statistics.clusters import clusters, moments
 from evertune.statistics.gram import CHUNK
 from evertune.statistics.growing import Growing, moved, others
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from evertune.errors import ConfigError, TrainingError, nearest
+from evertune.statistics.clusters import centred, clusters, moments
+from evertune.statistics.covariance import cholesky, coloured, principal
 from evertune.statistics.growing import Growing, moved
 
 JITTER = 1e-4
@@ -139,7 +141,7 @@ class ClassGaussians(Growing):
             means, variances, counts = moments(rows, clusters(rows, self.centroids, generator))
             live = (variances > 0).any(1)
             return {"means": means, "variances": variances, "counts": counts, "live": live if live.any() else ~live}
-        mean, deviations = _centred(rows)
+        mean, deviations = centred(rows)
         scaled = deviations / max(len(rows) - 1, 1) ** 0.5
         variance = scaled.square().sum(0) + JITTER
         one = {"means": mean[None], "counts": torch.tensor([len(rows)]), "live": torch.tensor([True])}
@@ -149,7 +151,7 @@ class ClassGaussians(Growing):
         if self.mode == "covariance":
             covariance.diagonal().add_(JITTER)
             return one | {"covariances": covariance[None]}
-        factors = _principal(covariance, self.rank)
+        factors = principal(covariance, self.rank)
         rest = (variance - factors.square().sum(1)).clamp_min(JITTER)  # never less, but for rounding
         return one | {"factors": factors[None], "diagonals": rest[None]}
 
@@ -202,11 +204,11 @@ class ClassGaussians(Growing):
             case "centroids":
                 return normal(width) * (self.variances + JITTER).sqrt()[component]
             case "covariance":
-                return _coloured(normal(width), entry, self._cholesky())
+                return coloured(normal(width), entry, self._cholesky())
             case "variance":
                 return normal(width) * self.diagonals.sqrt()[entry]
             case _:
-                shared = _coloured(normal(self.factors.shape[2]), entry, self.factors)
+                shared = coloured(normal(self.factors.shape[2]), entry, self.factors)
                 return shared + normal(width) * self.diagonals.sqrt()[entry]
 
     def _cholesky(self) -> Tensor:
@@ -219,24 +221,14 @@ class ClassGaussians(Growing):
         return roots
 
     def _root(self, entry: int) -> Tensor:
-        """The Cholesky factor [L, L] in float64 of an entry's covariance.
-
-        Rounding to float32 may outweigh the 1e-4 where some variances are in the thousands; then ten times as much is
-        added until it suffices, but never more than the mean variance, which would be another distribution.
-        """
-        covariance = self.covariances[entry].to(torch.float64, copy=True)
-        jitter, limit = JITTER, float(covariance.diagonal().mean())
-        root, failed = torch.linalg.cholesky_ex(covariance)
-        while failed.item() and jitter <= limit:
-            covariance.diagonal().add_(jitter)
-            root, failed = torch.linalg.cholesky_ex(covariance)
-            jitter *= 10
-        if failed.item():
+        """The Cholesky factor [L, L] in float64 of an entry's covariance."""
+        root = cholesky(self.covariances[entry], JITTER)
+        if root is None:
             raise TrainingError(
                 f"The covariance kept of class {int(self.entry_class[entry])} is not positive definite, so nothing can "
                 "be drawn from it: its state is damaged; go on from the last good one."
             )
-        return cast(Tensor, root)
+        return root
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -248,14 +240,6 @@ class ClassGaussians(Growing):
     def centres(self) -> Tensor:
         """All means [M, L], also of clusters that are not drawn from."""
         return self.means
-
-    def classes_of(self, entry: Tensor) -> Tensor:
-        """Class indices [n] of entries [n]."""
-        return self.entry_class[entry]
-
-    def tasks_of(self, entry: Tensor) -> Tensor:
-        """Task indices [n] of entries [n]."""
-        return self.entry_task[entry]
 
     @property
     def nbytes(self) -> int:
@@ -278,56 +262,3 @@ class ClassGaussians(Growing):
             )
         self._roots = torch.zeros(0, 0, 0)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def clusters(features: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """The cluster [N] of each row of ``features`` [N, L] by k-means: k-means++ starts, the best of 10, Euclidean.
-
-    Where there are at most ``k`` distinct rows, each is a cluster of its own.
-    """
-    from sklearn.cluster import KMeans  # takes most of a second to import
-
-    distinct, own = torch.unique(features, dim=0, return_inverse=True)
-    if len(distinct) <= k:
-        return cast(Tensor, own)
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    labels = KMeans(k, n_init=10, random_state=seed).fit_predict(features.cpu().numpy())
-    return torch.as_tensor(labels, dtype=torch.long, device=features.device)
-
-
-def moments(features: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means [K, L], population variances [K, L] and sizes [K] of the clusters that ``assignment`` [N] names."""
-    means, variances, sizes = [], [], []
-    for cluster in torch.unique(assignment):
-        mean, deviations = _centred(features[assignment == cluster])
-        means.append(mean)
-        variances.append(deviations.square().mean(0))
-        sizes.append(len(deviations))
-    return torch.stack(means), torch.stack(variances), torch.tensor(sizes)
-
-
-def _centred(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean [L] of ``rows`` [n, L], and their deviations from it, which are exactly 0 where all rows are equal."""
-    shifted = rows - rows[0]
-    shift = shifted.mean(0)
-    return rows[0] + shift, shifted - shift
-
-
-def _principal(covariance: Tensor, rank: int) -> Tensor:
-    """F [L, min(rank, L)]: F Fᵀ is the best approximation of that rank to the covariance [L, L]."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return cast(Tensor, vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt())
-
-
-def _coloured(noise: Tensor, entry: Tensor, roots: Tensor) -> Tensor:
-    """A z [n, L] for each z of ``noise`` [n, q], with A [L, q] the one in ``roots`` [E, L, q] of its entry.
-
-    Draws of one entry stand together, filled up to the most any entry has: one batched product.
-    """
-    counts = entry.bincount(minlength=len(roots))
-    order = entry.argsort(stable=True)
-    place = torch.empty_like(entry)
-    place[order] = torch.arange(len(entry), device=entry.device) - (counts.cumsum(0) - counts)[entry[order]]
-    padded = noise.new_zeros(len(roots), int(counts.max()), noise.shape[1])
-    padded[entry, place] = noise
-    return (padded @ roots.mT)[entry, place]

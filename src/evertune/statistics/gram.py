@@ -37,7 +37,7 @@ class Gram(Growing):
 
     of_data: ClassVar[dict[str, str]] = {
         "G": "second moments of all classes together",
-        "Q": "class means, as sums",
+        "Q": "class means, as sums (of one example: its feature)",
         "counts": "how many examples each class had",
     }
     by_class: ClassVar[dict[str, int]] = {"Q": 1, "counts": 0}

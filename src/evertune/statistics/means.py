@@ -13,7 +13,10 @@ from evertune.statistics.growing import Growing
 class ClassMeans(Growing):
     """Sum [K, L] (float64) and count [K] of the features of each class; new domains of a class add to its sum."""
 
-    of_data: ClassVar[dict[str, str]] = {"sums": "class means, as sums", "counts": "how many examples each class had"}
+    of_data: ClassVar[dict[str, str]] = {
+        "sums": "class means, as sums (of one example: its feature)",
+        "counts": "how many examples each class had",
+    }
     by_class: ClassVar[dict[str, int]] = {"sums": 0, "counts": 0}
     sums: Tensor
     counts: Tensor

@@ -120,6 +120,10 @@ class _Asked(Passes):
         self.chosen.extend(slots[i] for i in set(ids.tolist()))
         return super().routed(slots, ids)
 
+    def steered(self, pool: Any, choice: Tensor) -> Tensor:
+        self.asked.append(pool)
+        return super().steered(pool, choice)
+
 
 @check
 def remembered_features_change_no_score(subject: Subject) -> None:

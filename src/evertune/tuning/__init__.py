@@ -5,6 +5,7 @@ from evertune.tuning.bank import Bank
 from evertune.tuning.lora import LoRA
 from evertune.tuning.make import TUNINGS, make_tuning, parse_blocks, tuning_options, validate_tuning
 from evertune.tuning.merge import merged
+from evertune.tuning.pool import Chosen, KeyedBank, PromptPool
 from evertune.tuning.prefix import Prefix
 from evertune.tuning.prompt import Prompt
 from evertune.tuning.sequential import SequentialAdapter
@@ -21,9 +22,12 @@ __all__ = [
     "Adapter",
     "Bank",
     "BlockTuning",
+    "Chosen",
+    "KeyedBank",
     "LoRA",
     "Prefix",
     "Prompt",
+    "PromptPool",
     "SequentialAdapter",
     "TokenMixing",
     "Tuning",

@@ -207,6 +207,7 @@ class Mixed:
         self._slots, self._rows = slots, rows
         self.prepended = slots[0].prepended
         self.appended = slots[0].appended
+        self.reads_prompts = slots[0].reads_prompts
         self.begins = slots[0].begins
         self._blocks: dict[int, BlockTuning] = {}
         for i in slots[0].indices:

@@ -50,6 +50,7 @@ class Tuning(nn.Module):
     of_data: ClassVar[dict[str, str]] = {"*": TRAINED}
     prepended: int = 0
     appended: int = 0
+    reads_prompts: bool = False
     tunes_embedding: bool = False
     kind: ClassVar[str] = ""
     spares_attention: ClassVar[bool] = False

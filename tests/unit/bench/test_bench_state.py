@@ -185,7 +185,7 @@ def test_ctrl_c_stops_what_runs_and_starts_nothing_more(monkeypatch: pytest.Monk
         "import signal, sys, time, pathlib\nfolder = pathlib.Path(sys.argv[-1])\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored\n"
         "if folder.name == 'quick': sys.exit()\n"
-        "try:\n    (folder.parent / 'started').touch(); time.sleep(60)\n"
+        "try:\n    (folder.parent / 'started').touch(); time.sleep(10)\n"
         "except KeyboardInterrupt:\n    (folder.parent / 'stopped').touch()\n",
     )
 

@@ -100,6 +100,10 @@ def test_what_cannot_be_forgotten_is_refused(kept: Path, tmp_path: Path) -> None
     (kept / "update.json").write_text("{}")
     assert "unfinished update" in refused("forget", kept, "colour 3", "--yes")
     (kept / "update.json").unlink()
+    (kept / "update-3.safetensors").write_bytes(b"features")  # of a process that was killed while it tidied
+    assert "unfinished update" in refused("forget", kept, "colour 3", "--yes")
+    works("rollback", kept, "--to", "3")
+    assert not (kept / "update-3.safetensors").exists()
     assert {file.name: file.read_bytes() for file in kept.iterdir() if file.name != ".lock"} == before
 
 

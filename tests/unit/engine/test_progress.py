@@ -30,13 +30,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def progress_of(clock: Clock, writes: list[float], took: float = 0.1, **options: Any) -> Progress:
-    """Of a method of a few bytes; each write takes so many seconds."""
+def progress_of(
+    clock: Clock, writes: list[float], took: float = 0.1, once: float = 0.0, fails: bool = False, **options: Any
+) -> Progress:
+    """Of a method of a few bytes; each write takes so many seconds, and the first ``once`` more."""
 
-    def write(checkpoint: Checkpoint) -> bool:
+    def write(checkpoint: Checkpoint) -> float | None:
+        clock.now += took if writes else took + once
         writes.append(clock.now)
-        clock.now += took
-        return True
+        return None if fails else took
 
     progress = Progress(Runtime("cpu"), write, **options)
     progress.begin(Learner("simple_cil", device="cpu", progress=False).method)
@@ -53,7 +55,7 @@ def run_for(progress: Progress, clock: Clock, seconds: int) -> None:
 def test_checkpoints_are_a_minute_apart_at_least(clock: Clock) -> None:
     writes: list[float] = []
     run_for(progress_of(clock, writes), clock, 130)
-    assert writes == [60, pytest.approx(121, abs=1)]
+    assert writes == pytest.approx([60, 121], abs=1)
 
 
 def test_slow_checkpoints_take_less_than_a_hundredth_of_the_time(clock: Clock) -> None:
@@ -61,6 +63,19 @@ def test_slow_checkpoints_take_less_than_a_hundredth_of_the_time(clock: Clock) -
     run_for(progress_of(clock, writes, took=3.0), clock, 3000)
     assert np.diff(writes).min() >= 300
     assert 3 * len(writes) < 0.01 * clock.now + 3
+
+
+def test_what_is_done_but_once_does_not_count(clock: Clock) -> None:
+    """The digest of a large data set takes minutes, and no later checkpoint waits for hours because of that."""
+    writes: list[float] = []
+    run_for(progress_of(clock, writes, once=300.0), clock, 500)
+    assert writes == pytest.approx([360, 421, 482], abs=2)
+
+
+def test_what_fails_slowly_is_not_tried_all_the_time(clock: Clock) -> None:
+    writes: list[float] = []
+    run_for(progress_of(clock, writes, took=5.0, fails=True), clock, 1000)
+    assert writes == pytest.approx([65, 65 + 500 + 5], abs=2)
 
 
 def test_a_large_first_checkpoint_waits_until_it_is_worth_its_time(
@@ -93,7 +108,7 @@ def test_a_layout_comes_back(clock: Clock) -> None:
     one, two = (Learner("ranpac", device="cpu", progress=False, seeds=seed).method for seed in (0, 1))
     one.R = one.R.T.contiguous().T
     one.tuning.freeze()
-    progress = Progress(Runtime("cpu"), lambda checkpoint: kept.append(checkpoint) is None, every=0)
+    progress = Progress(Runtime("cpu"), lambda checkpoint: kept.append(checkpoint), every=0)
     progress.begin(one)
     progress.reached(0, 1)
     tensors = {name: tensor.contiguous().clone() for name, tensor in kept[0].shared.items()}  # as a file gives them

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
 import pytest
@@ -57,22 +56,6 @@ def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
             read_tensors(tmp_path / name, digest)
 
 
-def test_a_full_disk_leaves_the_former_tensors(tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    digest = write_tensors(path, {"x": torch.ones(2)})
-    code = (
-        "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from evertune.engine.store import write_tensors\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "write_tensors(Path(sys.argv[1]), {'x': torch.ones(100_000)})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "could not be written" in done.stderr and "StorageError" in done.stderr
-    assert read_tensors(path, digest)["x"].tolist() == [1, 1]
-    assert [p.name for p in tmp_path.iterdir()] == ["state"]
-
-
 def test_damage_is_noticed(tmp_path: Path) -> None:
     sha = write_tensors(tmp_path / "t.safetensors", {"x": torch.ones(8)})
     whole = (tmp_path / "t.safetensors").read_bytes()
@@ -89,19 +72,38 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_former_file(tmp_path: Path) -> None:
-    """The kernel refuses to let the file grow, as a full disk would."""
-    path = tmp_path / "state"
-    write_atomic(path, b"former")
-    code = (
-        "import resource, signal, sys; from pathlib import Path; from evertune.engine.store import write_atomic\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "write_atomic(Path(sys.argv[1]), b'x' * 100_000)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "could not be written" in done.stderr and "StorageError" in done.stderr
-    assert path.read_bytes() == b"former"
-    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+    """The kernel refuses to let a file grow, as a full disk would; Python ignores the signal that says so."""
+    write_atomic(tmp_path / "file", b"former")
+    digest = write_tensors(tmp_path / "state", {"x": torch.ones(2)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="file could not be written"):
+            write_atomic(tmp_path / "file", b"x" * 100_000)
+        with pytest.raises(StorageError, match="state could not be written"):
+            write_tensors(tmp_path / "state", {"x": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "file").read_bytes() == b"former"
+    assert read_tensors(tmp_path / "state", digest)["x"].tolist() == [1, 1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "state"]
+
+
+def test_who_may_read_one_file_may_read_all(tmp_path: Path) -> None:
+    former = os.umask(0o027)
+    try:
+        write_tensors(tmp_path / "state", {"x": torch.ones(2)})
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(former)
+    assert [p.stat().st_mode & 0o777 for p in (tmp_path / "state", tmp_path / "a.json")] == [0o640, 0o640]
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="a device or a pipe"):
+        write_atomic(tmp_path / "pipe", b"new")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_missing_right_is_named(tmp_path: Path) -> None:

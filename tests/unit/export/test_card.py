@@ -15,8 +15,10 @@ from evertune.errors import ExportError
 from evertune.export.card import SHOWN, card_of, dates_of, inline, model_card
 from evertune.learner import Temperature
 from evertune.methods import METHODS
+from evertune.methods.stored import UNSAID
 from evertune.streams import ArraySource
 
+Blobs = tuple[ArraySource, ArraySource]
 HOSTILE = ["- a", "1. b", "| c |", "`d`\n---\n", "<script>e</script>", "[f](http://g.example)", "# h", "\u202ei", "***"]
 
 
@@ -114,6 +116,29 @@ def test_dates_come_from_the_versions(learner: Learner, tmp_path: Path) -> None:
     first, second = home.versions()
     assert dates_of(home, content) == {1: first.saved}
     assert first.saved[:10] in card_of(content, dates={1: first.saved}) and second.number == 2
+
+
+def test_what_was_forgotten_has_no_date_and_makes_no_other_wrong(tiny: TimmViT, blobs: Blobs, tmp_path: Path) -> None:
+    train, learner, home = blobs[0], Learner("simple_cil", tiny, device="cpu", progress=False), LearnerFolder(tmp_path)
+    for t in range(3):
+        names = [f"spot {2 * t}", f"spot {2 * t + 1}"]
+        learner.learn(Task(t, f"part {t}", train.select(train.rows_of(names))))
+        learner.save(tmp_path)
+    learner.temperature = Temperature(0.25, 3, 40)
+    assert set(dates_of(home, home.content())) == {1, 2, 3}
+    learner.forget(task="part 1")
+    assert learner.temperature == Temperature(0.25, 2, 40)
+    learner.save(tmp_path)
+    assert dates_of(home, home.content()) == {}
+    assert "on 40 examples, and hold" in card_of(home.content())
+    learner.save(tmp_path, keep=1)
+    assert dates_of(home, home.content()) == {}
+
+
+def test_a_method_that_does_not_say_what_it_keeps_is_not_spoken_for(learner: Learner) -> None:
+    silent = [{"name": "memory", "bytes": 1, "of_data": UNSAID}]
+    text = card_of(card_content(learner) | {"stored": silent})
+    assert "unknown" in text and "No examples are kept" not in text
 
 
 def test_a_license_is_a_name(learner: Learner) -> None:

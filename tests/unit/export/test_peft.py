@@ -134,6 +134,7 @@ def test_text_encoders(
     own: Tensor = backbone(ids["input_ids"], learner.method.tuning.eval())
     plain: Tensor = backbone(ids["input_ids"])
     assert (feature - own).abs().max() < 1e-5 and (plain - own).abs().max() > 1e-2
+    assert len({file.stat().st_mode for file in made.folder.iterdir()}) == 1  # who may read one may read all
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,18 @@ def test_a_folder_of_this_machine_is_not_told(encoder: Callable[..., HFEncoder],
     backbone = HFEncoder(encoder("bert").model, encoder("bert").tokenizer, f"hf:{tmp_path}")
     assert library.public_name(backbone) == tmp_path.name
     assert str(tmp_path) not in library.building_lines(backbone)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_the_lines_that_build_a_text_model_work(
+    encoder: Callable[..., HFEncoder], family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder(family).model.save_pretrained(tmp_path / "model")
+    lines = library.building_lines(HFEncoder(encoder(family).model, encoder(family).tokenizer, "hf:./model"))
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, nn.Module] = {}
+    exec(lines.replace("./model", "model"), {}, made)
+    assert type(made["model"]) is type(encoder(family).model)
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_a_biased_head_is_put_right(kind: type[LinearHead] | type[MLPHead], mode
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
         x, entry = statistics.sample(n, own)
-        return x, statistics.classes_of(entry)
+        return x, statistics.entry_class[entry]
 
     losses = align(head, draw, epochs=30, steps=15, batch=120, rate=0.005)
     assert len(losses) == 30

@@ -29,12 +29,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "safe": ("safe", TRAINING | {"features": 40, "follow_epochs": 1}),
     "safe shared": ("safe", TRAINING | {"features": 40, "follow_epochs": 1, "statistics": "shared"}),
     "finetune": ("finetune", TRAINING),
+    "l2p": ("l2p", {"epochs": 1, "batch_size": 8}),
+    "dualprompt": ("dualprompt", {"epochs": 1, "batch_size": 8, "blocks": "0-2", "general": 1}),
+    "ease": ("ease", TRAINING),
+    "fecam": ("fecam", TRAINING),
+    "fecam common": ("fecam", TRAINING | {"covariance": "common"}),
     "ntk_cl": ("ntk_cl", TRAINING | {"follow_epochs": 1}),
     "hide_pet": ("hide_pet", HIDE | {"statistics": "covariance"}),
     "hide_pet accumulate": ("hide_pet", HIDE | {"accumulate": True, "accumulate_threshold": 0.0}),
     "hide_pet task_head": ("hide_pet", HIDE | {"identity": "task_head", "router_head": "mlp"}),
 }
-EXACT = ("simple_cil", "aper", "ranpac", "finetune", "ntk_cl")
+EXACT = ("simple_cil", "aper", "ranpac", "fecam", "finetune", "ntk_cl")
 """Methods that score each class by itself."""
 
 

@@ -113,6 +113,7 @@ def test_there_is_no_label_below_the_confidence_asked_for(learner: Learner, blob
     assert 0 < said.labels.count(None) < len(said)
     assert np.array_equal(said.probabilities, sure.probabilities)
     assert learner.classify(blobs[1], abstain=0).labels == sure.labels
+    assert learner.classify(blobs[1], abstain=np.float64(threshold)).labels == expected
 
 
 @pytest.mark.parametrize("abstain", [-0.1, 1, 1.5, float("nan"), True, "half"])
@@ -130,6 +131,7 @@ def test_a_told_task_leaves_its_own_classes(learner: Learner, blobs: Data) -> No
     np.testing.assert_allclose(said.probabilities[:, 3:].sum(1), 1, rtol=1e-6)
     assert set(said.labels) <= set(learner.classes[3:])
     assert said.tasks == ["task 2"] * len(said)
+    assert learner.classify(blobs[1], task=np.int64(1)).labels == said.labels
     with pytest.raises(StreamError, match="No task is called"):
         learner.classify(blobs[1], task="task 3")
 

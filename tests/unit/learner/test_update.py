@@ -7,6 +7,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,38 @@ def test_an_update_of_an_earlier_version_is_given_up_and_that_is_said(
     with pytest.warns(UserWarning, match=r"task 'task 1' was not finished.*given up"):
         learner.learn(tasks[0], folder=tmp_path)
     assert [entry["task"] for entry in learner.history] == ["task 2", "task 1"]
+
+
+def test_a_learner_that_knows_less_does_not_take_the_place_of_one_that_knows_more(
+    make: Callable[..., Learner], tasks: list[Task], tmp_path: Path
+) -> None:
+    first, second = make(), make()
+    first.learn(tasks[0], folder=tmp_path)
+    late = Learner.load(tmp_path, first.backbone, device="cpu", progress=False)
+    first.learn(tasks[1], folder=tmp_path)
+    for learner in (late, second):
+        with pytest.raises(StorageError, match=r"holds a learner, version 2, that has learned what this one has not"):
+            learner.learn(tasks[1], folder=tmp_path, keep=1)
+    assert [v.number for v in LearnerFolder(tmp_path).versions()] == [1, 2]
+    LearnerFolder(tmp_path).rollback()  # then it knows no more than that one
+    late.learn(tasks[1], folder=tmp_path)
+    assert LearnerFolder(tmp_path).content()["version"] == 3
+    LearnerFolder(tmp_path).rollback(1)
+    first.forget(*first.classes[:1])
+    again = replace(tasks[0], kind="mixed")
+    with pytest.raises(StorageError, match="save this one there first"):
+        first.learn(again, folder=tmp_path)
+    first.save(tmp_path)
+    first.learn(again, folder=tmp_path)
+
+
+def test_where_the_current_version_is_lost_no_learner_begins_anew(
+    make: Callable[..., Learner], tasks: list[Task], tmp_path: Path
+) -> None:
+    make().learn(tasks[0], folder=tmp_path)
+    (tmp_path / "learner.json").unlink()
+    with pytest.raises(StorageError, match=r"learner\.json is missing.* Version 1 is whole"):
+        make().learn(tasks[0], folder=tmp_path)
 
 
 def test_files_that_no_update_names_go(make: Callable[..., Learner], tasks: list[Task], tmp_path: Path) -> None:

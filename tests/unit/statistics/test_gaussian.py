@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import evertune.statistics.gaussian as gaussian
 from evertune.errors import ConfigError, TrainingError
 from evertune.statistics import ClassGaussians
-from evertune.statistics.gaussian import clusters, moments
+from evertune.statistics.clusters import clusters, moments
 
 MODES = ("centroids", "covariance", "variance", "lowrank")
 EVERY_MODE = pytest.mark.parametrize("mode", MODES)
@@ -139,8 +138,8 @@ def test_entries_are_per_class_and_task_in_order() -> None:
     assert statistics.entry_task.tolist() == [0, 0, 4, 4, 4]
     assert statistics.owner.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     entry = torch.tensor([4, 0, 2])
-    assert statistics.classes_of(entry).tolist() == [9, 3, 3]
-    assert statistics.tasks_of(entry).tolist() == [4, 0, 4]
+    assert statistics.entry_class[entry].tolist() == [9, 3, 3]
+    assert statistics.entry_task[entry].tolist() == [4, 0, 4]
     assert statistics.centres.shape == (10, 5)
 
 
@@ -413,7 +412,7 @@ def test_kmeans_is_seeded_by_the_generator(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sklearn.cluster, "KMeans", spy)
     own = generator()
     for _ in range(2):
-        gaussian.clusters(draw(20).double(), 3, own)
-    gaussian.clusters(draw(20).double(), 3, generator())
+        clusters(draw(20).double(), 3, own)
+    clusters(draw(20).double(), 3, generator())
     assert [seed[:2] for seed in seeds] == [(3, 10)] * 3
     assert seeds[0] == seeds[2] != seeds[1]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from evertune.methods import Batch, Method, SimpleCIL
+from evertune.testing import check_method
 from evertune.testing.surroundings import GLOBALS, writes_seen
 
 Breaks = Callable[[type[Method], str, str], None]
@@ -84,6 +85,13 @@ class KeepsPairs(Means):
         self.pairs = torch.zeros(tasks, tasks, 8)
 
 
+class SaysPairs(KeepsPairs):
+    """It is allowed to where it says so."""
+
+    name = "says_pairs"
+    quadratic = "a row for every two tasks"
+
+
 class KeepsFeatures(Means):
     """A list beside the state that nothing reads and that grows."""
 
@@ -130,6 +138,10 @@ def test_what_is_written_is_found(breaks: Breaks, where: str) -> None:
 )
 def test_what_grows_is_found(breaks: Breaks, method: type[Method], words: str) -> None:
     breaks(method, "memory_is_bounded_over_many_tasks", words)
+
+
+def test_what_grows_with_classes_times_tasks_must_be_said() -> None:
+    check_method(SaysPairs, only=["memory_is_bounded_over_many_tasks"])
 
 
 def test_nobody_watches_afterwards() -> None:

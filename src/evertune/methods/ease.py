@@ -1,0 +1,140 @@
+"""EASE, an ensemble of expandable subspaces (Zhou et al., CVPR 2024, arXiv 2403.12030): an adapter per task, and class
+means in the subspaces of all of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evertune.backbones import Passes, Shape
+from evertune.heads import CosineHead, PrototypeHead, section_scores
+from evertune.methods.config import option, require
+from evertune.methods.first_session import EVERTUNE, FirstSessionConfig
+from evertune.methods.losses import task_cross_entropy
+from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
+from evertune.statistics import SectionMeans
+from evertune.tuning import Bank, Tuning, make_tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class EASEConfig(FirstSessionConfig):
+    """Options of EASE; the paper presets are the CIFAR-100 settings, without and with the plain model's section."""
+
+    epochs: int = option(20, "epochs of each task")
+    alpha: float = option(0.1, "α: weight that the sections of other tasks than a class's own share")
+    beta: float = option(0.0, "β: weight of the plain model's section; 0 leaves its pass out")
+
+    presets = {  # noqa: RUF012
+        "evertune": EVERTUNE | {"beta": 0.2},
+        "paper": {"rate": 0.025},
+        "paper-plain": {"rate": 0.025, "beta": 0.2},
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.epochs >= 1, f"epochs={self.epochs} must be at least 1: without training, all sections are equal.")
+        for name in ("alpha", "beta"):
+            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
+
+
+@register
+class EASE(Method):
+    """Score of class c: Σ_b ω_cb cos(φ(x; A_b), P_cb) [+ β cos(φ(x), P_c)], with ω 1 for the class's own task and α
+    shared by the others.
+
+    P_cb of a task b that came later than class c is synthesised from the classes of b. A class that comes again, in
+    another domain, is an own class of each of those tasks, which share the weight 1, and needs no synthesis between.
+    """
+
+    name = "ease"
+    quadratic = "every class has a mean in the subspace of every task"
+    config_type = EASEConfig
+    config: EASEConfig
+
+    def __init__(self, config: EASEConfig, shape: Shape, width: int, generators: Generators) -> None:
+        super().__init__(config, shape, width, generators)
+        self.bank = Bank(self._fresh())
+        self.head = CosineHead(width, config.sigma_init)  # of one task, for its classes
+        self.sections, self.plain = SectionMeans(), PrototypeHead()
+
+    def _fresh(self) -> Tuning:
+        c = self.config
+        return make_tuning(c.tuning, self.shape, self.generators.init, blocks=c.blocks, **c.tuning_options)
+
+    def phases(self, task: TaskInfo) -> Sequence[Phase]:
+        return [
+            Solve("open", lambda: self._open(len(task.present))),
+            Optimise("adapter", lambda batch: self.loss(task, batch), self.trained, self.config.recipe()),
+            Solve("freeze", self._finish),
+            Collect("prototypes", self._collect),
+        ]
+
+    def _open(self, classes: int) -> None:
+        self.bank.open(self._fresh())
+        self.head = self._no_head()
+        self.head.draw(classes, self.generators.init)
+
+    def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
+        logits = self.head(batch.passes(self.bank[len(self.bank) - 1]))
+        return {"classification": task_cross_entropy(logits, batch.labels, task.present)}
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        return itertools.chain(self.bank[len(self.bank) - 1].parameters(), self.head.parameters())
+
+    def _finish(self) -> None:
+        self.head = self._no_head()
+        self.restored()
+
+    def _no_head(self) -> CosineHead:
+        return CosineHead(self.width, self.config.sigma_init).to(self.head.weight)
+
+    def restored(self) -> None:
+        for slot in range(len(self.bank)):
+            self.bank.freeze(slot)
+
+    # -- prototypes and prediction -------------------------------------------------------------------------------------
+
+    def _features(self, passes: Passes) -> Tensor:
+        """φ(x; A_1) … φ(x; A_T), [B, T, L]."""
+        return torch.stack([passes(adapter) for adapter in self.bank], dim=1)
+
+    def _collect(self, batch: Batch) -> None:
+        """The task's classes in all subspaces, old and new, from one pass over its data."""
+        self.sections.update(self._features(batch.passes), batch.labels)
+        if self.config.beta:
+            self.plain.update(batch.passes(), batch.labels)
+
+    def scores(self, passes: Passes) -> dict[str, Tensor]:
+        c, x = self.config, self._features(passes)
+        weights = self.sections.weights(c.alpha)
+        scores = section_scores(x.flatten(1), self.sections.prototypes.flatten(1), weights)
+        return {"reweighted": scores + c.beta * self.plain(passes()) if c.beta else scores}
+
+    def told(self, passes: Passes, tasks: Tensor) -> Tensor:
+        """cos(φ(x; A_b), P_cb) in the subspace of the task b alone, which is one pass."""
+        x = F.normalize(passes.routed(self.bank, tasks), dim=1)
+        return torch.einsum("bl,kbl->bk", x, F.normalize(self.sections.prototypes[:, tasks], dim=2))
+
+    def forget(self, classes: Sequence[int]) -> list[str]:
+        tasks = self.sections.forget(classes)
+        self.bank.drop(tasks)
+        self.plain.drop(classes)
+        return [
+            f"A task that keeps other classes keeps its tuning ({self.config.tuning}), which was trained on all of its "
+            "classes.",
+            "Means that were synthesised are so again, from the classes that are left, and the weights of sections are "
+            "shared among fewer, so that scores of other classes change.",
+        ]
+
+    @property
+    def branches(self) -> tuple[Tuning | None, ...]:
+        return (*self.bank, None) if self.config.beta else tuple(self.bank)
+
+    def describe(self) -> dict[str, Any]:
+        return {"bytes": {"each tuning": self.bank.nbytes, "prototypes": self.sections.sums.nbytes}}

@@ -1,0 +1,67 @@
+"""L2P, learning to prompt (Wang et al., CVPR 2022, arXiv 2112.08654): a pool of prompts that all tasks share, of which
+each input chooses its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from evertune.backbones import Passes, Shape
+from evertune.methods.config import option, require
+from evertune.methods.method import Generators, register
+from evertune.methods.prompted import OURS, Prompted, PromptedConfig, query
+from evertune.tuning import PromptPool
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2PConfig(PromptedConfig):
+    """Options of L2P."""
+
+    pool: int = option(10, "M, prompts in the pool")
+    length: int = option(5, "L_p, tokens of a prompt")
+    top: int = option(5, "N, prompts chosen for an input")
+    bound: float = option(1.0, "prompts and keys are drawn from U(−bound, bound)")
+    pull: float = option(0.5, "λ, weight of the cosines of queries and chosen keys")
+    voting: Literal["sample", "batch"] = option(
+        "sample", "while training each sample chooses, or as released the batch does, by its most frequent choices"
+    )
+
+    presets = {"evertune": OURS}  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.bound > 0, f"bound={self.bound} must be positive: equal prompts would stay equal.")
+        require(self.pull >= 0, f"pull={self.pull} must not be negative.")
+        require(
+            1 <= self.top <= self.pool and self.length >= 1,
+            f"top={self.top} of pool={self.pool} prompts of length={self.length}: all are at least 1, and no more "
+            "can be chosen than there are.",
+        )
+
+
+@register
+class L2P(Prompted):
+    """min CE(g(f(x; P_{s_1} … P_{s_N})), y) − λ Σ_i γ(q(x), k_{s_i}) (eq. 5), where q(x) is the plain feature, γ the
+    cosine and s the N nearest keys (eq. 3)."""
+
+    name = "l2p"
+    config_type = L2PConfig
+    config: L2PConfig
+    pool: PromptPool
+
+    def __init__(self, config: L2PConfig, shape: Shape, width: int, generators: Generators) -> None:
+        super().__init__(config, shape, width, generators)
+        self.pool = PromptPool(
+            shape, generators.init, size=config.pool, length=config.length, top=config.top, bound=config.bound
+        )
+
+    def learning(self, passes: Passes) -> tuple[Tensor, Mapping[str, Tensor]]:
+        q = query(passes)
+        ids = self.pool.voted(q) if self.config.voting == "batch" else self.pool.nearest(q)
+        return passes.steered(self.pool, ids), {"pull": -self.config.pull * self.pool.pull(q, ids)}
+
+    def feature(self, passes: Passes) -> Tensor:
+        return passes.steered(self.pool, self.pool.nearest(query(passes)))

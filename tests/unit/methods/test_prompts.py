@@ -1,0 +1,71 @@
+"""L2P and DualPrompt over a real, tiny transformer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import pytest
+import torch
+
+from evertune.backbones import TimmViT
+from evertune.errors import ConfigError
+from evertune.learner import Learner
+from evertune.methods.dualprompt import DualPrompt
+from evertune.methods.l2p import L2P
+from evertune.streams import Source, Stream
+
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 8}
+
+
+def learner(name: str, backbone: TimmViT, **options: Any) -> Learner:
+    return Learner(name, backbone, progress=False, device="cpu", **QUICK | options)
+
+
+def test_l2p_moves_no_row_of_another_task(backbone: TimmViT, stream: Stream) -> None:
+    me = learner("l2p", backbone)
+    method = cast(L2P, me.method)
+    me.learn(stream[0])
+    rows, keys = method.head.weight.detach().clone(), method.pool.keys.detach().clone()
+    me.learn(stream[1])
+    assert torch.equal(method.head.weight[:2], rows) and not torch.equal(method.pool.keys, keys)
+
+
+def test_l2p_votes_only_while_learning(backbone: TimmViT, stream: Stream, test: Source) -> None:
+    me, voted = learner("l2p", backbone), learner("l2p", backbone, voting="batch")
+    for one in (me, voted):
+        one.learn(stream[0])
+    assert not torch.equal(me.scores(test), voted.scores(test))
+    alone = torch.cat([voted.scores(test.select([i])) for i in range(4)])
+    torch.testing.assert_close(voted.scores(test)[:4], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_dualprompt_asks_the_nearest_key(backbone: TimmViT, stream: Stream, test: Source) -> None:
+    me = learner("dualprompt", backbone, blocks="0-2")
+    method = cast(DualPrompt, me.method)
+    me.learn(stream[0])
+    first = copy.deepcopy(method.pool.experts[0].state_dict())
+    general = method.pool.general.blocks["0"].key.detach().clone()
+    me.learn(stream[1])
+    assert all(torch.equal(value, first[name]) for name, value in method.pool.experts[0].state_dict().items())
+    assert not torch.equal(method.pool.general.blocks["0"].key, general)
+    found = me.engine.compute(test, method.branches, lambda p: {"t": method.identify(p)})["t"].long()
+    query = me.engine.features(test)
+    cosine = torch.nn.functional.cosine_similarity(query[:, None], method.pool.keys[None].detach(), dim=2)
+    assert torch.equal(found, cosine.argmax(1)) and len(found.unique()) == 2
+    told = me.engine.compute(test, method.branches, lambda p: {"told": method.told(p, method.identify(p))})["told"]
+    torch.testing.assert_close(told, me.scores(test), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["l2p", "dualprompt"])
+@pytest.mark.parametrize("options", [{"sigma_init": 0}, {"clip": 0}, {"pull": -1}])
+def test_impossible_options(name: str, options: dict[str, Any], backbone: TimmViT) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        learner(name, backbone, **options)
+
+
+def test_impossible_prompts(backbone: TimmViT) -> None:
+    with pytest.raises(ConfigError, match="top=11"):
+        learner("l2p", backbone, top=11)
+    with pytest.raises(ConfigError, match="none is left"):
+        learner("dualprompt", backbone, blocks="0-1")
