@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evertune.errors import ConfigError, DataError, StreamError
+from evertune.errors import ConfigError, DataError, StorageError, StreamError
 from evertune.learner.temperature import softmax
 from evertune.learner.told import Told, classes_of_tasks, task_numbers
 from evertune.streams import Source
@@ -107,8 +107,19 @@ def predictions(learner: Learner, scores: Tensor, numbers: Tensor | None, abstai
         learner.classes,
         shares,
         [None if doubt else learner.classes[i] for i, doubt in zip(best.tolist(), doubted.tolist(), strict=True)],
-        None if numbers is None else [str(learner.history[t]["task"]) for t in numbers.tolist()],
+        None if numbers is None else _names(learner, numbers),
     )
+
+
+def _names(learner: Learner, numbers: Tensor) -> list[str]:
+    """Of tasks [N]; a folder from others may tell of fewer tasks than its tensors tell apart."""
+    names = [str(entry["task"]) for entry in learner.history]
+    if len(numbers) and int(numbers.max()) >= len(names):
+        raise StorageError(
+            f"An example is taken to be of task {int(numbers.max())}, and the learner's history has {len(names)}: its "
+            "folder is damaged; restore it from a copy."
+        )
+    return [names[t] for t in numbers.tolist()]
 
 
 def temperature_of(learner: Learner) -> float:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from evertune import Learner, Predictions, Stream
 from evertune.backbones import TimmViT
-from evertune.errors import ConfigError, DataError, StreamError
+from evertune.errors import ConfigError, DataError, StorageError, StreamError
 from evertune.learner import Temperature, assess
 from evertune.learner.predictions import predictions
 from evertune.learner.temperature import fit_temperature, softmax
@@ -151,6 +151,12 @@ def test_an_inferred_task_is_told_and_costs_no_second_pass(hide: Learner, blobs:
     assert said.tasks is not None and said.labels == hide.predict(second)
     assert said.tasks.count("task 2") == hide.evaluate(second, task=1)["router"][0] > 0
     assert hide.classify(second, task=0).tasks == ["task 1"] * len(second)
+
+
+def test_a_history_of_too_few_tasks_is_damage(hide: Learner, blobs: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hide, "history", hide.history[:1])
+    with pytest.raises(StorageError, match="task 1, and the learner's history has 1"):
+        hide.predict(blobs[1])
 
 
 def test_there_must_be_something_to_ask_and_to_answer(learner: Learner, tiny: TimmViT) -> None:
