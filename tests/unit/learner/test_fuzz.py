@@ -122,7 +122,7 @@ def recast(data: st.DataObject, base: Base) -> bytes:
             keep = data.draw(st.integers(0, tensor.shape[0] + 3))
             tensor = torch.cat([tensor, tensor[:1].expand(3, *tensor.shape[1:])])[:keep]
         elif how == "value" and tensor.numel():
-            odd = [float("nan"), float("inf"), 1e30] if tensor.is_floating_point() else [100]
+            odd = [float("nan"), float("inf"), torch.finfo(tensor.dtype).max] if tensor.is_floating_point() else [100]
             tensor = torch.full_like(tensor, data.draw(st.sampled_from([0, 1, *odd])))
         elif how == "twice":
             tensors[f"{name}.again"] = tensor.clone()
