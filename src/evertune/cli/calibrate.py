@@ -53,6 +53,7 @@ def calibrate(
     """
     with stoppable(f"The learner in {folder} is what it was before."):
         from evertune.learner import LearnerFolder
+        from evertune.learner.measuring import fitted
 
         reading = s.reading(
             columns,
@@ -70,10 +71,7 @@ def calibrate(
         tell_skipped(examples)
         with LearnerFolder(folder).lock():
             learner = o.kept_learner(folder, weights, device=device, workers=workers, eval_batch=eval_batch)
-            before = learner.calibration(examples)
-            learner.calibrate(examples)
-            after = learner.calibration(examples)
+            learner.temperature, before, after = fitted(learner, examples)
             learner.save(folder)
-        assert learner.temperature is not None
         typer.echo(learner.temperature.tell(len(learner.history)))
         typer.echo(f"calibration error on these examples (ECE): {before.error:.2f} % before, {after.error:.2f} % now")

@@ -278,7 +278,7 @@ class Learner:
         DataError
             It holds no examples.
         """
-        self.temperature = fitted(self, source)
+        self.temperature, _, _ = fitted(self, source)
         return self.temperature.value
 
     # -- the manners of scikit-learn ---------------------------------------------------------------------------------

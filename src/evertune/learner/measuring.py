@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evertune.errors import DataError, StreamError
@@ -52,23 +53,26 @@ def evaluate(learner: Learner, test: Source, task: int | None) -> dict[str, tupl
 
 def calibration(learner: Learner, test: Source, temperature: float | None, bins: int, *, adaptive: bool) -> Calibration:
     """See :meth:`Learner.calibration`."""
-    source, truth = truth_of(learner, test)
-    scores, _ = ask(learner, source, remember=True)
-    return Calibration.of_scores(
-        scores.double().numpy(),
-        truth.numpy(),
-        temperature=temperature_of(learner) if temperature is None else temperature,
-        bins=bins,
-        adaptive=adaptive,
+    scores, truth = _answered(learner, test)
+    temperature = temperature_of(learner) if temperature is None else temperature
+    return Calibration.of_scores(scores, truth, temperature=temperature, bins=bins, adaptive=adaptive)
+
+
+def fitted(learner: Learner, source: Source) -> tuple[Temperature, Calibration, Calibration]:
+    """The temperature that ``source`` speaks for, and the calibration there under the learner's own and under it, all
+    from one pass; see :meth:`Learner.calibrate`."""
+    scores, truth = _answered(learner, source)
+    found = Temperature(fit_temperature(scores, truth), tasks=len(learner.history), examples=len(truth))
+    before, after = (
+        Calibration.of_scores(scores, truth, temperature=t) for t in (temperature_of(learner), found.value)
     )
+    return found, before, after
 
 
-def fitted(learner: Learner, source: Source) -> Temperature:
-    """The temperature that ``source`` speaks for; see :meth:`Learner.calibrate`."""
-    examples, truth = truth_of(learner, source)
-    scores, _ = ask(learner, examples, remember=True)
-    value = fit_temperature(scores.double().numpy(), truth.numpy())
-    return Temperature(value, tasks=len(learner.history), examples=len(truth))
+def _answered(learner: Learner, test: Source) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scores [N, K] and the place [N] of each true class."""
+    source, truth = truth_of(learner, test)
+    return ask(learner, source, remember=True)[0].double().numpy(), truth.numpy()
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,8 @@ class Update:
             )
         if there is None:
             self.drop()
-        self._tidy()
+        else:
+            self._tidy()
 
     def _require_ours(self) -> None:
         """The learner in the folder is this one, or this one as it was some tasks ago."""
