@@ -10,7 +10,7 @@ demo: $(VENV)/ready
 	$(BIN)/evertune demo
 
 test: $(VENV)/ready
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 test-slow: $(VENV)/ready
 	$(BIN)/pytest -m slow

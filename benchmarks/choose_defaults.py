@@ -141,12 +141,25 @@ CORRECTED: dict[str, dict[str, Any]] = {
 }
 """NTK-CL corrected: the weights of terms whose form has changed have to be found again (spec §5)."""
 
+PROMPTED: dict[str, dict[str, Any]] = {
+    "alike": {"rate": 5e-3, "bound": 1.0},
+    "rate 1e-3": {"rate": 1e-3, "bound": 1.0},
+    "rate 2e-4": {"rate": 2e-4, "bound": 1.0},
+    "rate 1e-3, bound 0.1": {"rate": 1e-3, "bound": 0.1},
+    "rate 1e-3, linear": {"rate": 1e-3, "bound": 1.0, "head": "linear"},
+}
+"""What methods of chosen prompts share: "alike" is the training of the other presets."""
+L2P = PROMPTED | {"rate 1e-3, one prompt": {"rate": 1e-3, "top": 1}}
+DUALPROMPT = PROMPTED | {"rate 1e-3, 5 keys": {"rate": 1e-3, "length": 5}}
+
 STAGES = {
     "first": ("ranpac", FIRST, (5, 5)),
     "follow": ("safe", FOLLOW, (4, 3)),
     "hide": ("hide_pet", HIDE, (2, 2)),
     "ntk": ("ntk_cl", NTK, (2, 2)),
     "ntk-reference": ("ntk_cl", CORRECTED, (2, 2)),
+    "l2p": ("l2p", L2P, (2, 2)),
+    "dualprompt": ("dualprompt", DUALPROMPT, (2, 2)),
 }
 
 

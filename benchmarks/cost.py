@@ -31,7 +31,12 @@ from evertune.statistics import Gram, holdout, select_ridge
 PAPER = {"preset": "paper", "features": 2000}
 
 
-def ratios(candidates: dict[str, Callable[[], object]], unit: str, rounds: int) -> dict[str, float]:
+def ratios(
+    candidates: dict[str, Callable[[], object]],
+    unit: str,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Median over rounds of each candidate's time over the unit's, all timed in random order within a round."""
     for run in candidates.values():
         run()
@@ -39,9 +44,9 @@ def ratios(candidates: dict[str, Callable[[], object]], unit: str, rounds: int) 
     for _ in range(rounds):
         times = {}
         for name in random.sample(list(candidates), len(candidates)):
-            started = time.perf_counter()
+            started = clock()
             candidates[name]()
-            times[name] = time.perf_counter() - started
+            times[name] = clock() - started
         for name in candidates:
             seen[name].append(times[name] / times[unit])
     return {name: median(values) for name, values in seen.items()}

@@ -144,10 +144,11 @@ def kept_run(
     tasks: int | None = None,
     finished: bool = True,
     references: dict[str, float] | None = None,
+    costs: dict[str, float] | None = None,
 ) -> Path:
     """A run of SAFE, two classes a task; ``correct`` [T, T] of ``totals`` (10 each) by the answer, ``parts`` by others.
 
-    ``config`` and ``stream`` replace what the configuration and the protocol's stream say.
+    ``config`` and ``stream`` replace what the configuration and the protocol's stream say; ``costs`` were noted.
     """
     from evertune.evaluation import AccuracyMatrix, Protocol, summary
     from evertune.methods import get_method
@@ -198,5 +199,6 @@ def kept_run(
     (folder / "log.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in log))
     if finished:
         results = {"summary": summary(matrix), "references": references or {}, "protocol": protocol.hash}
+        results |= {"cost": costs} if costs else {}
         (folder / "summary.json").write_text(json.dumps(results))
     return folder

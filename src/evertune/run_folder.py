@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import PIL
 
 import evertune
+from evertune import costs
 from evertune.engine import Runtime, read_json, write_atomic, write_json
 from evertune.errors import RunError
 from evertune.evaluation import AccuracyMatrix, Calibration, Protocol
@@ -151,6 +152,8 @@ class RunFolder:
         matrix: AccuracyMatrix,
         learner: Learner,
         calibration: Calibration | None = None,
+        by_task: Mapping[str, tuple[int, int]] | None = None,
+        cost: Mapping[str, float] | None = None,
     ) -> None:
         """After a stage whose learner is saved: the matrix last, which says how many were measured."""
         if not learner.engine.runtime.main:
@@ -160,6 +163,10 @@ class RunFolder:
         entry = {**learner.history[-1], "phases": learner.phases}
         if calibration is not None:
             entry["calibration"] = calibration.as_dict()
+        if by_task:
+            entry["by_task"] = dict(by_task)
+        if cost:
+            entry["cost"] = dict(cost)
         write_atomic(log, ("\n".join([*lines, json.dumps(entry, ensure_ascii=False)]) + "\n").encode())
         write_atomic(self.path / "matrix.json", matrix.to_json().encode())
 
@@ -170,23 +177,38 @@ class RunFolder:
         numbers: dict[str, Any] = {
             "summary": result.summary,
             "references": result.references,
+            "cost": result.cost,
             "protocol": result.protocol.hash,
             "evertune": evertune.__version__,
             "pillow": PIL.__version__,
         }
         if calibration := self._calibration():
             numbers["calibration"] = calibration
+        if result.by_task:
+            numbers["by_task"] = result.by_task
         write_json(self.path / "summary.json", numbers)
         write_atomic(self.path / "report.txt", (result.report(title) + "\n").encode())
         draw_run(
             result.matrix, self.path / "accuracy.png", title, result.references, note=f"protocol {result.protocol.hash}"
         )
 
-    def _calibration(self) -> list[dict[str, Any]]:
-        """The expected calibration error, in percent, of each stage that has it in the log."""
+    def by_task(self) -> dict[str, tuple[int, int]]:
+        """Right answers and test examples of the tasks in a joint one, as the last stage noted them."""
+        noted = (self._log() or [{}])[-1].get("by_task", {})
+        return {name: (right, total) for name, (right, total) in noted.items()}
+
+    def cost(self) -> dict[str, float]:
+        """What the whole run cost, as its log tells."""
+        return costs.total(self._log())
+
+    def _log(self) -> list[dict[str, Any]]:
         log = self.path / "log.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        kept = [entry for entry in map(json.loads, lines) if "calibration" in entry]
+        return [json.loads(line) for line in lines]
+
+    def _calibration(self) -> list[dict[str, Any]]:
+        """The expected calibration error, in percent, of each stage that has it in the log."""
+        kept = [entry for entry in self._log() if "calibration" in entry]
         return [
             {"after": entry["task"], "expected_calibration_error": Calibration.from_dict(entry["calibration"]).error}
             for entry in kept

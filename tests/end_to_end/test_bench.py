@@ -27,6 +27,7 @@ train_per_class = 4
 flip = false
 [backbones.embedded]
 device = "cpu"
+count = true
 [methods.means]
 method = "simple_cil"
 [methods.ranpac]
@@ -40,7 +41,7 @@ method = ["means", "ranpac"]
 references = false
 [tables.main]
 title = "digits"
-columns = [{{ label = "final" }}]
+columns = [{{ label = "final" }}, {{ label = "F", cost = "forwards_per_prediction" }}]
 rows = [{{ label = "means", run = "means" }}, {{ label = "ranpac", run = "ranpac" }}]
 """
 
@@ -68,7 +69,8 @@ def test_the_list_says_how_far_everything_is_and_how_it_is_made(file: Path) -> N
     assert lines[0] == "# ranpac/1993: missing"
     assert shlex.split(lines[1]) == [
         "evertune", "run", "--method", "ranpac", "--data", "./other.npz", "--first", "5", "--increment", "5",
-        "--train-per-class", "4", "--no-flip", "--device", "cpu", "--set", "features=16", "--set", "epochs=1",
+        "--train-per-class", "4", "--no-flip", "--device", "cpu", "--count", "--set", "features=16",
+        "--set", "epochs=1",
         "--order-seed", "1993", "--seed", "0", "--no-references", "--out", str(file.parent / "runs/ranpac/1993"),
     ]  # fmt: skip
     assert len(lines) == 2 and not (file.parent / "runs").exists()
@@ -76,7 +78,7 @@ def test_the_list_says_how_far_everything_is_and_how_it_is_made(file: Path) -> N
 
 def test_runs_are_made_once_in_processes_of_their_own(file: Path) -> None:
     """A real run; the second time nothing is done, and its number is in the table."""
-    first = evertune_("bench", file, "--only", "means")
+    first = evertune_("bench", file, "--only", "means/1993")
     assert first.exit_code == 0, (file.parent / "runs/means/1993.log").read_text()
     assert first.stdout.startswith("1 runs: 0 finished, 1 to do\nmeans/1993: ")
     assert "task 2 of 2" in (file.parent / "runs/means/1993.log").read_text()
@@ -84,9 +86,12 @@ def test_runs_are_made_once_in_processes_of_their_own(file: Path) -> None:
     assert evertune_("bench", file, "--only", "means").stdout == "1 runs: 1 finished, 0 to do\n"
     assert (file.parent / "runs/means/1993/summary.json").stat().st_mtime_ns == before
     table = evertune_("bench", file, "--table", "main")
-    assert [line.count("|") for line in table.stdout.splitlines()] == [3] * 4
-    assert "| ranpac |  |" in table.stdout
+    assert [line.count("|") for line in table.stdout.splitlines()] == [4] * 4
+    assert " | 1.00 |" in table.stdout and "| ranpac |  |  |" in table.stdout
     assert "main: 0 of 1 runs of ranpac are finished" in table.stderr
+    drawn = evertune_("bench", file, "--plot", f"main={file.parent / 'costs.svg'}")
+    assert drawn.exit_code == 0 and drawn.stdout == "" and "costs.svg lacks ranpac: no finished run" in drawn.stderr
+    assert "means" in (file.parent / "costs.svg").read_text()
     file.write_text(file.read_text().replace("train_per_class = 4", "train_per_class = 3"))
     assert "means/1993: different (train_per_class: 4 there, 3 here)" in evertune_("bench", file, "--list").stdout
     again = evertune_("bench", file, "--only", "means")
@@ -108,6 +113,8 @@ def test_bad_requests_are_refused_before_anything_runs(file: Path) -> None:
     assert "matches no entry. Did you mean 'ranpac'" in refused("bench", file, "--only", "ranpack")
     assert "no table 'mian'. Did you mean 'main'" in refused("bench", file, "--table", "mian")
     assert "write it as NAME=VALUE" in refused("bench", file, "--var", "data")
+    assert "write it as NAME=FILE" in refused("bench", file, "--plot", "main")
+    assert "no table 'mian'" in refused("bench", file, "--plot", "mian=a.png")
     assert "no variable is called 'dta'" in refused("bench", file, "--var", "dta=x")
     text = file.read_text()
     for old, new, message in (

@@ -18,8 +18,9 @@ import torch
 import evertune
 from evertune import Learner, LearnerFolder, Stream, Task, load_backbone, open_data, run, run_folder
 from evertune.backbones import TimmViT
+from evertune.costs import COSTS
 from evertune.engine import PhaseReport
-from evertune.errors import RunError, StorageError, StreamError, TrainingError
+from evertune.errors import ConfigError, RunError, StorageError, StreamError, TrainingError
 from evertune.run_folder import RunFolder
 from evertune.streams import ArraySource
 
@@ -79,7 +80,7 @@ def without_seconds(log: Path) -> list[dict[str, Any]]:
 
     def kept(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: kept(v) for k, v in value.items() if k != "seconds"}
+            return {k: kept(v) for k, v in value.items() if not k.endswith("seconds")}
         return [kept(v) for v in value] if isinstance(value, list) else value
 
     return [kept(json.loads(line)) for line in log.read_text().splitlines()]
@@ -118,24 +119,39 @@ def test_a_run_that_crashed_anywhere_ends_as_another(
 
 
 def test_a_run_goes_on_inside_a_task(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
-    whole = run(stream, make_learner(tiny), tmp_path / "whole", references=False)
+    whole = run(stream, make_learner(tiny), tmp_path / "whole", references=False, count=True)
 
     def stop(stage: int, report: PhaseReport) -> None:
         raise KeyboardInterrupt
 
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            run(stream, make_learner(tiny), tmp_path / "run", checkpoint_every=0, on_phase=stop)
+            run(stream, make_learner(tiny), tmp_path / "run", checkpoint_every=0, on_phase=stop, count=True)
     other = make_learner(tiny, epochs=1)
     with pytest.raises(RunError, match="different run"):  # what is there is not lost to another one
         run(stream, other, tmp_path / "run")
     phases: list[str] = []
     again = run(
-        stream, make_learner(tiny), tmp_path / "run", references=False, on_phase=lambda _, r: phases.append(r.name)
+        stream,
+        make_learner(tiny),
+        tmp_path / "run",
+        references=False,
+        on_phase=lambda _, r: phases.append(r.name),
+        count=True,
     )
     assert phases[:2] == ["slow statistics", "ridge heads"], "three phases were over"
     assert again.matrix == whole.matrix
     assert without_seconds(tmp_path / "run/log.jsonl") == without_seconds(tmp_path / "whole/log.jsonl")
+    counted = [{k: v for k, v in result.cost.items() if not k.endswith("seconds")} for result in (again, whole)]
+    assert counted[0] == counted[1]
+    assert set(again.cost) == set(COSTS)
+    assert f"{again.cost['forwards_per_prediction']:.2f} per prediction" in (tmp_path / "run/report.txt").read_text()
+
+
+def test_what_a_cache_saves_is_not_counted(tiny: TimmViT, stream: Stream, tmp_path: Path) -> None:
+    learner = Learner("simple_cil", tiny, device="cpu", progress=False, cache=tmp_path)
+    with pytest.raises(ConfigError, match="leave out the cache"):
+        run(stream, learner, count=True)
 
 
 def test_a_run_folder_in_which_nothing_was_learned_is_free_for_another(

@@ -162,6 +162,10 @@ class Passes:
         branch = pool.select(choice if self._part is None else self._part(choice))
         return self._whole(branch, torch.is_grad_enabled())
 
+    def summed(self, part: Tensor) -> Tensor:
+        """Of a sum over the inputs of this process the sum over those of all."""
+        return part if self._gather is None else self._gather(part[None]).sum(0)
+
     def _compute(self, tuning: Branch | None, trained: bool, rows: Tensor | None = None) -> Tensor:
         """The feature of the images, or of some ``rows`` of them."""
         self.forwards += 1

@@ -11,23 +11,26 @@ import numpy as np
 
 from evertune.bench.cells import fill
 from evertune.comparison import KeptRun, metric_names
+from evertune.costs import COSTS
 from evertune.errors import ConfigError, nearest
 from evertune.evaluation import interval
 
 NAMES = ("stream", "backbone", "method")
 """What a row or a column may set for the names of runs: run = "{stream}-{method}"."""
 
-OF_CELLS = ("run", "part", "metric", "reference", "orders", "spread", "places", *NAMES)
+OF_CELLS = ("run", "part", "metric", "reference", "cost", "per", "orders", "spread", "places", *NAMES)
 SPREADS = ("interval", "deviation", "none", "each")
 """What stands behind a mean: half the 95 % interval, the standard deviation, nothing; or every value instead."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Each cell is what its row and its column say together; ``where`` names the table in messages."""
+    """Each cell is what its row and its column say together; ``where`` names the table in messages, ``caption`` stands
+    above its picture."""
 
     where: str
     title: str
+    caption: str
     rows: tuple[Mapping[str, Any], ...]
     columns: tuple[Mapping[str, Any], ...]
 
@@ -45,14 +48,18 @@ class Table:
         cells = ({**column, **row} for row in self.rows for column in self.columns)
         return tuple(dict.fromkeys(name for cell in cells for name in run_names(cell, self.where)))
 
-    def _cell(self, finished: Mapping[str, Sequence[KeptRun]], cell: Mapping[str, Any]) -> str:
+    def values(self, finished: Mapping[str, Sequence[KeptRun]], cell: Mapping[str, Any]) -> list[float]:
+        """Of the runs of a cell, those without its number left out."""
         runs = [run for name in run_names(cell, self.where) for run in finished.get(name, ())]
         if "orders" in cell:
             runs = [run for run in runs if run.order in cell["orders"]]
-        values = [value for run in runs if (value := self._value(run, cell)) is not None]
+        return [value for run in runs if (value := self._value(run, cell)) is not None]
+
+    def _cell(self, finished: Mapping[str, Sequence[KeptRun]], cell: Mapping[str, Any]) -> str:
+        values = self.values(finished, cell)
         if not values:
             return ""
-        places, spread = cell.get("places", 2), cell.get("spread", "interval")
+        places, spread = cell.get("places", 2), cell.get("spread", "none" if "cost" in cell else "interval")
         if spread == "each":
             return " / ".join(f"{value:.{places}f}" for value in values)
         mean = f"{np.mean(values):.{places}f}"
@@ -64,6 +71,9 @@ class Table:
 
     def _value(self, run: KeptRun, cell: Mapping[str, Any]) -> float | None:
         """None where the run has no such number."""
+        if "cost" in cell:
+            cost = run.costs.get(cell["cost"])
+            return None if cost is None else cost / cell.get("per", 1)
         if "reference" in cell:
             return run.references.get(cell["reference"])
         part = cell.get("part")
@@ -81,7 +91,7 @@ def read_table(given: dict[str, Any], entries: Sequence[str], where: str) -> Tab
     ConfigError
         An unknown key, entry, metric or spread, or nothing to show.
     """
-    common = {key: value for key, value in given.items() if key not in ("title", "rows", "columns")}
+    common = {key: value for key, value in given.items() if key not in ("title", "caption", "rows", "columns")}
     _require_known(common, OF_CELLS, where)
     lines = {}
     for name in ("rows", "columns"):
@@ -89,12 +99,13 @@ def read_table(given: dict[str, Any], entries: Sequence[str], where: str) -> Tab
         if not isinstance(found, list) or not found or not all(isinstance(line, dict) for line in found):
             raise ConfigError(f"{where} lacks {name}: a list of tables, each with a label.")
         for line in found:
-            _require_known(line, ("label", *OF_CELLS), f"{where}, {name}")
+            _require_known(line, ("label", *(("mark",) if name == "rows" else ()), *OF_CELLS), f"{where}, {name}")
             if "label" not in line:
                 raise ConfigError(f"{where}, {name}: {line} lacks its label.")
         lines[name] = found
     columns = tuple({**common, **column} for column in lines["columns"])
-    table = Table(where, str(given.get("title", "")), tuple(lines["rows"]), columns)
+    title, caption = str(given.get("title", "")), str(given.get("caption", ""))
+    table = Table(where, title, caption, tuple(lines["rows"]), columns)
     for row in table.rows:
         for column in table.columns:
             _check({**column, **row}, entries, where)
@@ -114,11 +125,13 @@ def _check(cell: Mapping[str, Any], entries: Sequence[str], where: str) -> None:
     for name in run_names(cell, where):
         if name not in entries:
             raise ConfigError(f"{where}: no entry of [[runs]] is called {name!r}. {nearest(name, entries)}")
-    for key, choices in (("metric", metric_names()), ("spread", SPREADS)):
+    for key, choices in (("metric", metric_names()), ("cost", COSTS), ("spread", SPREADS)):
         if key in cell and cell[key] not in choices:
             raise ConfigError(f"{where}: there is no {key} {cell[key]!r}. {nearest(str(cell[key]), choices)}")
     if type(cell.get("places", 2)) is not int or cell.get("places", 2) < 0:
         raise ConfigError(f"{where}: places = {cell['places']!r} must be a whole number from 0.")
+    if type(cell.get("per", 1)) not in (int, float) or cell.get("per", 1) <= 0:
+        raise ConfigError(f"{where}: per = {cell['per']!r} must be a positive number.")
     if not isinstance(cell.get("orders", []), list):
         raise ConfigError(f"{where}: orders = {cell['orders']!r} must be a list.")
 

@@ -17,6 +17,7 @@ from evertune.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from evertune.bench import Bench, Cell, Flag, Outcome, State
+    from evertune.comparison import KeptRun
 
 FAILED = 1
 """The exit code where a cell could not be made."""
@@ -34,7 +35,10 @@ def bench(
     file: Annotated[Path, typer.Argument(help="A TOML file; docs/benchmarks.md describes it.", show_default=False)],
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Only this entry; * stands for anything. May be given many times."),
+        typer.Option(
+            "--only", metavar="NAME", help="Only this entry, or this run of one (NAME/ORDER); * stands for anything. "
+            "May be given many times.",
+        ),
     ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="Print every run, how far it is and the command that makes it; run nothing.")
@@ -44,6 +48,13 @@ def bench(
         typer.Option(
             "--table", metavar="NAME", help="Print this table of what is finished as Markdown, or 'all'; run nothing.",
             rich_help_panel=o.OUTPUT,
+        ),
+    ] = None,
+    plot: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plot", metavar="NAME=FILE", help="Draw this table of what is finished, its first column over the "
+            "counted cost, into a .png or .svg file; run nothing.", rich_help_panel=o.OUTPUT,
         ),
     ] = None,
     var: Annotated[
@@ -68,13 +79,14 @@ def bench(
         from evertune.bench import read_bench
 
         flags = _flags(context)
-        asked = read_bench(file, flags, _variables(var or []), out)
+        asked = read_bench(file, flags, _pairs("--var", var, "NAME=VALUE", "shared=/data"), out)
         cells = _chosen(asked, only)
+        if table or plot:
+            _show_tables(asked, table or [])
+            _draw(asked, _pairs("--plot", plot, "NAME=FILE", "main=costs.png"))
+            return
         for cell in cells:
             _check(context, cell, flags)
-        if table:
-            _show_tables(asked, table)
-            return
         if list_:
             _list(cells, flags)
             return
@@ -104,18 +116,21 @@ def _run_command(context: typer.Context) -> Any:
     return context.parent.command.commands["run"]  # type: ignore[attr-defined]  # the group of all commands
 
 
-def _variables(given: Sequence[str]) -> dict[str, str]:
-    for text in given:
+def _pairs(option: str, given: Sequence[str] | None, form: str, example: str) -> dict[str, str]:
+    for text in given or ():
         if "=" not in text:
-            raise ConfigError(f"--var {text} sets nothing: write it as NAME=VALUE, such as --var shared=/data.")
-    return {name.strip(): value for name, _, value in (text.partition("=") for text in given)}
+            raise ConfigError(f"{option} {text} says half of it: write it as {form}, such as {option} {example}.")
+    return {name.strip(): value for name, _, value in (text.partition("=") for text in given or ())}
 
 
 def _chosen(asked: Bench, only: Sequence[str] | None) -> list[Cell]:
+    def matches(cell: Cell, pattern: str) -> bool:
+        return fnmatchcase(cell.name, pattern) or fnmatchcase(_place(cell), pattern)
+
     for pattern in only or ():
-        if not any(fnmatchcase(name, pattern) for name in asked.names):
+        if not any(matches(cell, pattern) for cell in asked.cells):
             raise ConfigError(f"--only {pattern} matches no entry. {nearest(pattern, asked.names)}")
-    return [cell for cell in asked.cells if not only or any(fnmatchcase(cell.name, pattern) for pattern in only)]
+    return [cell for cell in asked.cells if not only or any(matches(cell, pattern) for pattern in only)]
 
 
 def _check(context: typer.Context, cell: Cell, flags: dict[str, Flag]) -> None:
@@ -173,26 +188,42 @@ def _run(cells: Sequence[Cell], flags: dict[str, Flag], jobs: int) -> None:
 
 
 def _show_tables(asked: Bench, names: Sequence[str]) -> None:
-    from evertune.bench import state_of
+    _require_tables(asked, names, "all")
+    for number, name in enumerate(asked.tables if "all" in names else names):
+        if number:
+            typer.echo()
+        typer.echo(asked.tables[name].markdown(_finished(asked, name)))
 
+
+def _draw(asked: Bench, pictures: dict[str, str]) -> None:
+    from evertune.bench import draw_table
+
+    _require_tables(asked, list(pictures))
+    for name, path in pictures.items():
+        missing = draw_table(asked.tables[name], _finished(asked, name), path)
+        if missing:
+            note(f"{path} lacks {', '.join(missing)}: no finished run, or none that counted its cost")
+
+
+def _require_tables(asked: Bench, names: Sequence[str], *also: str) -> None:
     if not asked.tables:
         raise ConfigError("The file has no [tables.*].")
     for name in names:
-        if name != "all" and name not in asked.tables:
-            raise ConfigError(f"There is no table {name!r}. {nearest(name, [*asked.tables, 'all'])}")
-    for number, name in enumerate(asked.tables if "all" in names else names):
-        table = asked.tables[name]
-        if number:
-            typer.echo()
-        states = {entry: [state_of(cell) for cell in asked.of(entry)] for entry in table.needs()}
-        finished = {
-            entry: [s.run for s in of_entry if s.progress == "finished" and s.run is not None]
-            for entry, of_entry in states.items()
-        }
-        typer.echo(table.markdown(finished))
-        for entry, runs in finished.items():
-            if len(runs) < len(states[entry]):
-                note(f"{name}: {len(runs)} of {len(states[entry])} runs of {entry} are finished")
+        if name not in (*asked.tables, *also):
+            raise ConfigError(f"There is no table {name!r}. {nearest(name, [*asked.tables, *also])}")
+
+
+def _finished(asked: Bench, name: str) -> dict[str, list[KeptRun]]:
+    """The finished runs of a table by entry; what is missing is told."""
+    from evertune.bench import state_of
+
+    found = {}
+    for entry in asked.tables[name].needs():
+        states = [state_of(cell) for cell in asked.of(entry)]
+        found[entry] = [s.run for s in states if s.progress == "finished" and s.run is not None]
+        if len(found[entry]) < len(states):
+            note(f"{name}: {len(found[entry])} of {len(states)} runs of {entry} are finished")
+    return found
 
 
 def _place(cell: Cell) -> str:

@@ -27,6 +27,7 @@ def cut(
     train_per_class: int | None,
     settings: Sequence[str] | None,
     protocol: ProtocolPreset | None,
+    joint: bool = False,
 ) -> Stream:
     """The tasks that were asked for; what was not said is the protocol's habit, else the library's.
 
@@ -47,7 +48,7 @@ def cut(
     meaningless = [f"--{name.replace('_', '-')}" for name in given if name not in KINDS[kind]]
     if meaningless:
         raise ConfigError(f"{', '.join(meaningless)} means nothing with --kind {kind}.")
-    asked = given | stream_settings(settings or ())
+    asked = given | stream_settings(settings or ()) | ({"joint": True} if joint else {})
     habits = {} if protocol is None or kind != "class" else protocol.stream_settings(len(train.present()))
     if not asked.keys() & {"first", "increment", "sizes", "groups", "group_by"}:
         asked |= {name: habits[name] for name in ("first", "increment") if name in habits}

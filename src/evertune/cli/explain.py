@@ -125,15 +125,19 @@ def _table(rows: Sequence[tuple[str, str, str, str]]) -> str:
     lines = []
     for *cells, text in rows:
         start = "  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + "  "
-        lines.append(textwrap.fill(text, _width(), initial_indent=start, subsequent_indent=" " * len(start)))
+        lines.append(_fill(text, start, " " * len(start)))
     return "\n".join(lines)
 
 
 def _wrap(text: str, indent: str, hang: int = 0) -> str:
+    return _fill(" ".join(text.split()), indent, indent + " " * hang)
+
+
+def _fill(text: str, first: str, others: str) -> str:
+    """Wrapped between words alone, so that what is copied or searched for stays whole."""
     return textwrap.fill(
-        " ".join(text.split()), _width(), initial_indent=indent, subsequent_indent=indent + " " * hang,
-        break_on_hyphens=False, break_long_words=False,
-    )  # fmt: skip
+        text, _width(), initial_indent=first, subsequent_indent=others, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def _width() -> int:

@@ -38,6 +38,7 @@ class Narrator:
         train = sum(len(task.train) for task in self.stream)
         test = sum(len(task.test) for task in self.stream if task.test is not None)
         tasks = f"{len(self.stream)} task{'s' if len(self.stream) > 1 else ''}"
+        tasks = f"{len(self.stream.merged)} tasks at once" if self.stream.merged else tasks
         self.say(self.title)
         self.say(f"{tasks}, {len(self.stream.classes)} classes, {train} training and {test} test {self.kind}s")
 

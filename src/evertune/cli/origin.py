@@ -73,7 +73,9 @@ def open_stream(folder: Path, data: str | None, root: Path | None) -> Stream:
         raise RunError(f"The tasks of {folder} are folders of their own: leave --data out.")
     reading = {name: value for name, value in kept.items() if name not in ("tasks", "kind")}
     stream = tasks_of(kept["tasks"], kept["kind"], reading)
-    if stream.description()["tasks"] != read_json(folder / "protocol.json")["fields"]["stream"]["tasks"]:
+    learned = read_json(folder / "protocol.json")["fields"]["stream"]
+    stream = stream.joint() if learned.get("joint") else stream
+    if stream.description()["tasks"] != learned["tasks"]:
         raise RunError(f"The folders of the tasks of {folder} have changed since the run learned from them.")
     return stream
 

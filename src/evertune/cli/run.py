@@ -37,6 +37,7 @@ DATA_HELP = (
     "      --weights vit_tiny.safetensors --input-size 96 --preprocessing unit --set lambda_cos=10\n"
     "  evertune run --data pacs.zip --kind domain --domain-level --out runs/pacs\n"
     "  evertune run --data cifar100 --kind blurry --stream tasks=5 --stream online=64 --set epochs=1\n"
+    "  evertune run --data cifar100 --method finetune --joint --out runs/joint\n"
     "  evertune run --task monday/ --task tuesday/ --out runs/week\n\n"
     "The same command again goes on where a stopped run was, inside a task too, or with more of --task.",
 )
@@ -99,6 +100,13 @@ def run(
             "times.", show_default=False, rich_help_panel=o.DATA,
         ),
     ] = None,
+    joint: Annotated[
+        bool,
+        typer.Option(
+            "--joint", help="All tasks at once, as one: what learning them one after the other is measured against.",
+            rich_help_panel=o.DATA,
+        ),
+    ] = False,
     test: s.TestData = None,
     manifest: s.Manifest = None,
     columns: s.Columns = None,
@@ -169,6 +177,13 @@ def run(
             rich_help_panel=o.OUTPUT,
         ),
     ] = False,
+    count: Annotated[
+        bool,
+        typer.Option(
+            "--count", help="Also count what learning and answering cost, in passes of the plain backbone; see "
+            "docs/benchmarks.md.", rich_help_panel=o.OUTPUT,
+        ),
+    ] = False,
     versions: Annotated[
         str,
         typer.Option(
@@ -188,7 +203,8 @@ def run(
     started = time.perf_counter()
     method = method or "safe"
     given = tasks or [] if data is None else [data]
-    folder = out or Path("runs") / f"{method}-{Path(given[0] if given else '').resolve().stem}"
+    last = f"{Path(given[0] if given else '').resolve().stem}{'-joint' if joint else ''}"
+    folder = out or Path("runs") / f"{method}-{last}"
     with stoppable(lambda: _after_a_stop(folder)):
         from evertune import open_data
         from evertune import run as run_stream
@@ -223,10 +239,11 @@ def run(
         )
         if data is None:
             stream = _of_tasks(given, kind, cuts | parts, reading | {"download": download})
+            stream = stream.joint() if joint else stream
         else:
             train, tested = open_data(data, download=download, **parts, **reading)
             tell_skipped(train, tested)
-            stream = cut(train, tested, kind=kind or "class", protocol=named, **cuts)
+            stream = cut(train, tested, kind=kind or "class", joint=joint, protocol=named, **cuts)
         learner = o.new_learner(
             method,
             chosen,
@@ -276,6 +293,7 @@ def run(
             task_incremental=task_incremental,
             ahead=ahead,
             calibration=calibration,
+            count=count,
             versions=kept_versions,
             checkpoint_every=every,
             restart=restart,

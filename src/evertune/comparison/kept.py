@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class KeptRun:
     """What a run folder says. ``stages`` of its ``tasks`` were measured; ``finished`` once the results are written.
 
     ``seconds`` is what learning took, ``stored`` the bytes of the learner's files, ``parameters`` the most that were
-    trained at once; each None where the run did not note it.
+    trained at once; each None where the run did not note it. ``costs`` has those of `evertune.costs.COSTS` it noted.
     """
 
     folder: Path
@@ -42,6 +42,7 @@ class KeptRun:
     seconds: float | None = None
     stored: int | None = None
     parameters: int | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> KeptRun:
@@ -77,6 +78,7 @@ class KeptRun:
                 raise StorageError(f"{folder / 'matrix.json'}: {error}") from error
         results = _json(folder / "summary.json") if (folder / "summary.json").exists() else {}
         log = _log(folder / "log.jsonl")
+        seconds = sum(entry["seconds"] for entry in log) if log else None
         trained = [phase["parameters"] for entry in log for phase in entry.get("phases", ()) if "parameters" in phase]
         return cls(
             folder,
@@ -85,9 +87,10 @@ class KeptRun:
             matrix,
             results.get("references", {}),
             finished=results.get("protocol") == protocol.hash,  # another one: tasks were added since
-            seconds=sum(entry["seconds"] for entry in log) if log else None,
+            seconds=seconds,
             stored=_stored(folder / "learner"),
             parameters=max(trained, default=None),
+            costs={} if seconds is None else {"learning_seconds": seconds, **results.get("cost", {})},
         )
 
     @property

@@ -23,6 +23,7 @@ class Descent:
         self.phase, self.recipe, self.runtime = phase, phase.recipe, runtime
         self.parameters = [p for p in phase.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, self.recipe, phase.slowed())
+        self.averaged = phase.averaged()
         self.sums: dict[str, Tensor] = {}
         views = self.recipe.views
         self.bank = FeatureCache() if views is not None and views < self.recipe.epochs else None
@@ -42,6 +43,8 @@ class Descent:
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
         self.optimizer.step()
+        for mean, tuning, weight in self.averaged:
+            mean.follow(tuning, weight)
         for name, term in terms.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=term.device)) + term.detach()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from evertune.engine.conditions import Conditions
 from evertune.engine.descent import Descent
 from evertune.engine.disk_cache import DiskCache
 from evertune.engine.feed import Feed
+from evertune.engine.meter import Meter, alike
 from evertune.engine.progress import PhaseReport, Progress
 from evertune.engine.runtime import Runtime, Seeds
 from evertune.engine.shelf import Shelf
@@ -55,6 +56,9 @@ class Engine:
         self.seeds = seeds
         self.progress = progress and runtime.main
         self.cache = FeatureCache()
+        self.counts = False
+        """Whether forward equivalents of learning are counted, each phase's on a sample of its batches."""
+        self.meter = Meter(self.backbone, runtime.autocast)
         self.feed = Feed(
             self.backbone,
             runtime,
@@ -137,7 +141,10 @@ class Engine:
                 )
                 for step, batch in enumerate(batches, start=first):
                     whole = min(recipe.batch_size, len(source) - step * recipe.batch_size)
-                    descent.step(batch, whole)
+                    late = epoch > 0 and progress.forwards is None  # what was before a stop was not counted
+                    sample = 0 if step or late else alike(recipe, epoch) * len(source)
+                    with self._counting(batch.passes, progress, sample):
+                        descent.step(batch, whole)
                     if step % CHECK_EVERY == 0 or step == steps - 1 or progress.eager:
                         descent.require_finite(epoch, step)
                         progress.reached(epoch, step + 1, descent)
@@ -162,11 +169,19 @@ class Engine:
         with torch.no_grad(), self._bar(phase.name, len(source)) as bar, self._shelf(source) as shelf:
             bar.update(passed)
             for batch in self.feed.collecting(source, indices, decoded=decoded, shelf=shelf, start=passed):
-                phase.update(batch)
+                middle = passed <= len(source) // 2 < passed + len(batch.labels)  # texts come by their length
+                with self._counting(batch.passes, progress, len(source) if middle else 0):
+                    phase.update(batch)
                 passed += len(batch.labels)
                 progress.reached(0, passed)
                 bar.update(len(batch.labels))
         return len(source)
+
+    def _counting(self, passes: Passes, progress: Progress, examples: int) -> AbstractContextManager[None]:
+        """What happens inside to a batch happens alike to so many ``examples`` of the phase."""
+        if not self.counts or not examples:
+            return nullcontext()
+        return self.meter.counting(passes, lambda each: progress.count(each * examples))
 
     # -- prediction --------------------------------------------------------------------------------------------------
 
@@ -227,6 +242,19 @@ class Engine:
                 bar.update(len(rows))
         back = torch.from_numpy(order).argsort()
         return {name: torch.cat(chunks)[back] for name, chunks in parts.items()}
+
+    def forwards(self, method: Method, source: Source) -> float:
+        """Forward equivalents of one prediction, nothing known before; counted over a batch of ``source``."""
+        self.require(source, self.feed.test_view)
+        method.eval()
+        first = max(0, len(source) - self.feed.eval_batch) // 2
+        rows = self.feed.order(source)[first : first + self.feed.eval_batch]
+        found: list[float] = []
+        with torch.no_grad():
+            for _, passes in self.feed.asking(source, rows, lambda _: None):
+                with self.meter.counting(passes, found.append):
+                    method.scores(passes)
+        return sum(found)
 
     def require(self, source: Source, *views: View) -> None:
         """DataError if the backbone does not read what the source holds, or a view cannot show it."""

@@ -27,7 +27,10 @@ SPEED = 100e6
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """What a phase took: seconds, examples that passed, mean loss terms of its last epoch, parameters trained."""
+    """What a phase took: seconds, examples that passed, mean loss terms of its last epoch, parameters trained.
+
+    ``forwards`` are its forward equivalents, None where they were not counted: see :class:`evertune.engine.Meter`.
+    """
 
     name: str
     kind: str
@@ -35,6 +38,7 @@ class PhaseReport:
     images: int
     losses: Mapping[str, float]
     parameters: int = 0
+    forwards: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Notes:
     ``seconds`` were spent in the phase under way, ``reports`` tell of those before it. ``trainable`` names the
     parameters with gradients, ``unchanged`` the tensors that are as before the task, ``strides`` the layout of those
     that are not contiguous (products of another layout differ in the last bit), ``losses`` the terms summed up.
+    ``forwards`` were counted of the phase under way.
     """
 
     place: Place
@@ -63,6 +68,7 @@ class Notes:
     unchanged: list[str]
     strides: dict[str, list[int]]
     losses: list[str]
+    forwards: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Progress:
         self.place = Place() if found is None else found.notes.place
         self.reports = [] if found is None else list(found.notes.reports)
         """Of all phases that are over, those before a stop included."""
+        self.forwards = None if found is None else found.notes.forwards
+        """Forward equivalents of the phase under way, those still to come included; None if they are not counted."""
         self._found = found
         self._wait = LEAST if every is None else every
         self._speed = SPEED
@@ -137,13 +145,17 @@ class Progress:
         self.place = Place(self.place.phase, epoch, step)
         self._keep(descent)
 
+    def count(self, forwards: float) -> None:
+        """The phase under way takes so many forward equivalents more."""
+        self.forwards = forwards + (self.forwards or 0.0)
+
     def finished(self, name: str, kind: str, images: int, losses: Mapping[str, float], parameters: int) -> PhaseReport:
         """The phase under way is over, and the next one begins."""
         now = time.perf_counter()
-        report = PhaseReport(name, kind, now - self._entered, images, losses, parameters)
+        report = PhaseReport(name, kind, now - self._entered, images, losses, parameters, self.forwards)
         self.reports.append(report)
         self.place = Place(self.place.phase + 1)
-        self._entered, self._found = now, None
+        self._entered, self._found, self.forwards = now, None, None
         self._keep(None)
         return report
 
@@ -192,6 +204,7 @@ class Progress:
             unchanged=sorted(unchanged),
             strides={name: list(torch.empty_like(t).stride()) for name, t in state.items() if not t.is_contiguous()},
             losses=[] if descent is None else list(descent.sums),
+            forwards=self.forwards,
         )
         shared = {f"method.{name}": value for name, value in state.items() if name not in unchanged}
         shared["generator.init"] = generators.init.get_state()

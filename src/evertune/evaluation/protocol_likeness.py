@@ -11,6 +11,8 @@ from evertune.evaluation.protocol_text import Difference, differences
 NO_JITTER = (0, 0, 0, 0)
 ARRANGED = ("order", "groups", "group_by")
 """Settings of a stream that take the place of a class order."""
+JOINT = "all at once"
+"""The tasks of a joint stream, which no preset has."""
 
 
 def likeness(
@@ -33,9 +35,10 @@ def differs(
     """What one preset says differently from a measured protocol: its values left."""
     here = measured_fields(protocol, train_view)
     there = preset.fields(protocol["preprocessing"].get("input_size", 224))
+    there["tasks"] = preset.tasks or "one after the other"
     if here.get("class order") in [f"seed {seed}" for seed in preset.order_seeds]:
         here["class order"] = there["class order"]  # one of its repetitions
-    if preset.tasks is None:
+    if preset.tasks is None and here.get("tasks") != JOINT:
         here.pop("tasks", None)
     return differences({name: there[name] for name in here}, here)
 
@@ -48,6 +51,8 @@ def measured_fields(protocol: Mapping[str, Any], train_view: Mapping[str, Any] |
     if stream.get("kind") == "class" and not arranged:
         found["class order"] = OWN_ORDER if seed is None else f"seed {seed}"
         found["tasks"] = len(stream["tasks"])
+    if stream.get("joint"):
+        found["tasks"] = JOINT
     if test.get("view") == "test":
         found["preprocessing"] = protocol["preprocessing"].get("preprocessing")
         found |= {f"test.{name}": test.get(name) for name in ("resize", "interpolation")}

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.errors import ExportError, StorageError
-from evertune.export.papers import PAPERS
 from evertune.learner.keeping import described
+from evertune.methods import METHODS
 from evertune.methods.stored import UNSAID
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def card_of(
         *_section("What it keeps of the data", _kept(content.get("stored"))),
         *_section("Limits", _limits(content)),
         *(_section("Results", _table(("", ""), _results(results))) if results else []),
-        *_section("Citation", PAPERS.get(content["method"], "")),
+        *_section("Citation", METHODS[content["method"]].paper if content["method"] in METHODS else ""),
     ]
     return f"---\n{_front(content, license)}\n---\n\n" + "\n\n".join(parts) + "\n"
 

@@ -20,7 +20,8 @@ from evertune.engine.store import write_atomic
 from evertune.errors import ExportError
 from evertune.export.library import library_model, public_name, require_equal
 from evertune.methods import Method
-from evertune.tuning import SSF, LoRA, Tuning
+from evertune.tuning import SSF, Full, LowRank, Tuning
+from evertune.tuning.full import FullBlock
 from evertune.tuning.lora import LoRABlock
 from evertune.tuning.ssf import ScaleShift, SSFBlock
 
@@ -85,7 +86,7 @@ def export_timm(learner: Learner, file: str | os.PathLike[str]) -> Merged:
     return Merged(Path(file), 0 if head is None else len(learner.classes), difference)
 
 
-def _only(method: Method) -> LoRA | SSF:
+def _only(method: Method) -> Full | LowRank | SSF:
     """The one tuning that the method answers from, if it is a change of weights; else ExportError with the reason."""
     branches = {id(tuning): tuning for tuning in method.branches}
     tuning = next(iter(branches.values()))
@@ -99,21 +100,21 @@ def _only(method: Method) -> LoRA | SSF:
         )
     if tuning is None:
         raise ExportError(f"This learner ({method.name}) answers from the plain model: there is nothing to merge.")
-    if not isinstance(tuning, LoRA | SSF):
+    if not isinstance(tuning, Full | LowRank | SSF):
         raise ExportError(
             f"This learner's tuning ({tuning.kind}) is no change of weights that the plain model has, so it cannot be "
-            "merged into them; lora and ssf can. As ONNX or torch.export the learner can leave as a whole."
+            "merged into them; full, lora and ssf can. As ONNX or torch.export the learner can leave as a whole."
         )
     return tuning
 
 
-def folded(state: State, tuning: LoRA | SSF) -> State:
+def folded(state: State, tuning: Full | LowRank | SSF) -> State:
     """The state of a timm transformer, changed so that its plain pass is the pass under ``tuning``.
 
     Raises
     ------
     ExportError
-        SSF shifts where the model has no bias, or scales where it has no layer.
+        SSF or full tuning shifts where the model has no bias, or scales where it has no layer.
     """
     state = dict(state)
     with torch.no_grad():
@@ -121,6 +122,8 @@ def folded(state: State, tuning: LoRA | SSF) -> State:
             block = tuning.block(i)
             if isinstance(block, LoRABlock):
                 _add(state, f"blocks.{i}.attn.qkv.weight", block)
+            elif isinstance(block, FullBlock):
+                _move_block(state, f"blocks.{i}", block)
             else:
                 _scale_block(state, f"blocks.{i}", cast(SSFBlock, block))
         if isinstance(tuning, SSF):
@@ -137,6 +140,20 @@ def _add(state: State, name: str, block: LoRABlock) -> None:
     for q, delta in block.delta().items():
         weight.view(3, -1, weight.shape[1])["qkv".index(q)].add_(delta)
     state[name] = weight
+
+
+def _move_block(state: State, prefix: str, block: FullBlock) -> None:
+    """W + ΔW and b + Δb; of a norm (1 + γ) times its scale and shift, and β."""
+    for layer, names in (("attn.qkv", "qkv"), ("attn.proj", "o"), ("mlp.fc1", ("fc1",)), ("mlp.fc2", ("fc2",))):
+        for kind, parts in (("weight", block.weight), ("bias", block.bias)):
+            place = f"{prefix}.{layer}.{kind}"
+            if place not in state:
+                raise ExportError(f"Full tuning cannot be merged into this model: {prefix}.{layer} has no {kind}.")
+            state[place] = state[place] + torch.cat([parts[name] for name in names])
+    for name in block.gain:
+        for kind in ("weight", "bias"):
+            state[f"{prefix}.{name}.{kind}"] = (1 + block.gain[name]) * state[f"{prefix}.{name}.{kind}"]
+        state[f"{prefix}.{name}.bias"] += block.shift[name]
 
 
 def _scale_block(state: State, prefix: str, block: SSFBlock) -> None:

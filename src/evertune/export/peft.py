@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from evertune.errors import ExportError
 from evertune.export.folders import new_folder
 from evertune.export.library import attention_maps, building_lines, library_model, public_name, require_equal
 from evertune.export.tunings import tunings_of
-from evertune.tuning import LoRA
+from evertune.tuning import LowRank
 from evertune.tuning.lora import LoRABlock
 
 if TYPE_CHECKING:
@@ -88,13 +88,13 @@ def _peft() -> Any:
         ) from error
 
 
-def _loras(learner: Learner, task: str | int | None) -> dict[str, LoRA]:
+def _loras(learner: Learner, task: str | int | None) -> dict[str, LowRank]:
     """The tunings to export; an ExportError that says why if there is none."""
     tunings = tunings_of(learner, task)
     if not learner.classes or not tunings:
         why = "has learned nothing yet" if not learner.classes else "answers from the plain model and has no tuning"
         raise ExportError(f"This learner ({learner.method.name}) {why}: there is no adapter to export.")
-    loras = {name: tuning for name, tuning in tunings.items() if isinstance(tuning, LoRA)}
+    loras = {name: tuning for name, tuning in tunings.items() if isinstance(tuning, LowRank)}
     others = [f"{name} ({tuning.kind})" for name, tuning in tunings.items() if name not in loras]
     if not loras:
         raise ExportError(
@@ -106,7 +106,7 @@ def _loras(learner: Learner, task: str | int | None) -> dict[str, LoRA]:
     return loras
 
 
-def _write(peft: Any, backbone: Backbone, model: nn.Module, lora: LoRA, folder: Path) -> int:
+def _write(peft: Any, backbone: Backbone, model: nn.Module, lora: LowRank, folder: Path) -> int:
     """Write one adapter with peft's own classes; ``model`` is as before afterwards. Gives the adapter's rank."""
     layers = _by_layer(backbone, model, lora)
     rank = sum(a.shape[1] for a, _, _ in next(iter(layers.values())))
@@ -141,7 +141,7 @@ def _write(peft: Any, backbone: Backbone, model: nn.Module, lora: LoRA, folder: 
     return rank
 
 
-def _by_layer(backbone: Backbone, model: nn.Module, lora: LoRA) -> dict[str, list[tuple[Tensor, Tensor, int]]]:
+def _by_layer(backbone: Backbone, model: nn.Module, lora: LowRank) -> dict[str, list[tuple[Tensor, Tensor, int]]]:
     """For each linear layer of ``model`` the factors A [in, r] and B [r, out] that act there, and B's first row."""
     places = attention_maps(backbone, model)
     layers = defaultdict(list)
@@ -152,8 +152,8 @@ def _by_layer(backbone: Backbone, model: nn.Module, lora: LoRA) -> dict[str, lis
     return dict(layers)
 
 
-def _blocks(lora: LoRA) -> Iterator[LoRABlock]:
-    return (cast(LoRABlock, lora.block(i)) for i in lora.indices)
+def _blocks(lora: LowRank) -> Iterator[LoRABlock]:
+    return (lora.factored(i) for i in lora.indices)
 
 
 def _readme(learner: Learner, name: str, difference: float) -> str:

@@ -3,7 +3,7 @@
 from evertune.heads.align import align
 from evertune.heads.cosine import CosineHead, cosine_logits
 from evertune.heads.fusion import HybridFusion
-from evertune.heads.groups import by_group
+from evertune.heads.groups import by_group, normalised
 from evertune.heads.linear import LinearHead
 from evertune.heads.mahalanobis import mahalanobis, tukey
 from evertune.heads.mlp import MLPHead
@@ -22,6 +22,7 @@ __all__ = [
     "by_group",
     "cosine_logits",
     "mahalanobis",
+    "normalised",
     "project",
     "random_projection",
     "section_scores",

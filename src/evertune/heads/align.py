@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ def align(
     batch: int,
     rate: float,
     momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    fixed: Collection[str] = (),
 ) -> list[float]:
     """Minimise the cross-entropy of ``head`` over all its classes on drawn features; the mean loss of each epoch.
 
@@ -44,8 +47,12 @@ def align(
     steps, batch
         As released, C_{t−1} (the classes of earlier tasks) and 5 times the batch size of training; without a step
         there is nothing to do.
-    rate, momentum
-        Of SGD without weight decay; the rate follows :func:`cosine_rate`.
+    rate, momentum, weight_decay
+        Of SGD; the rate follows :func:`cosine_rate`.
+    loss
+        Of logits [n, K] and targets [n], where it is not the cross-entropy itself.
+    fixed
+        Names of parameters that keep their values.
 
     Raises
     ------
@@ -56,17 +63,18 @@ def align(
         return []
     losses = []
     with torch.enable_grad():
-        weights = {name: p.detach().clone().requires_grad_() for name, p in head.named_parameters()}
-        optimizer = torch.optim.SGD(weights.values(), lr=rate, momentum=momentum)
+        trained = {name: p for name, p in head.named_parameters() if name not in fixed}
+        weights = {name: p.detach().clone().requires_grad_() for name, p in trained.items()}
+        optimizer = torch.optim.SGD(weights.values(), lr=rate, momentum=momentum, weight_decay=weight_decay)
         for epoch in range(epochs):
             optimizer.param_groups[0]["lr"] = cosine_rate(rate, epoch, epochs)
             total = torch.zeros(())
             for x, y in _batches(draw, steps, batch):
-                loss = F.cross_entropy(functional_call(head, weights, (x,)), y)
+                value = loss(functional_call(head, weights, (x,)), y)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                value.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                total = total.to(loss.device) + loss.detach()
+                total = total.to(value.device) + value.detach()
             losses.append(float(total) / steps)
             if not math.isfinite(losses[-1]):
                 raise TrainingError(
@@ -74,7 +82,7 @@ def align(
                     f"Lower its rate ({rate})."
                 )
     with torch.no_grad():
-        for name, p in head.named_parameters():
+        for name, p in trained.items():
             p.copy_(weights[name])
     return losses
 

@@ -52,6 +52,11 @@ class CosineHead(Growing):
         bound = 1 / math.sqrt(self.weight.shape[1])
         self.grow((torch.rand(classes, self.weight.shape[1], generator=generator) * 2 - 1) * bound)
 
+    def clear(self, sigma: float) -> None:
+        """No class any more, and the scale ``sigma``: for the classes of another task alone."""
+        self.weight = nn.Parameter(self.weight.new_zeros(0, self.weight.shape[1]))
+        self.sigma = nn.Parameter(self.sigma.new_tensor(sigma))
+
     def imprint(self, means: Tensor) -> None:
         """Append rows along ``means`` [C, L], as long as the present rows are on average (D2)."""
         length = self.weight.detach().norm(dim=1).mean() if len(self.weight) else 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -39,3 +40,16 @@ class LinearHead(Growing):
         rows = (torch.rand(classes, width, generator=generator) * 2 - 1) / math.sqrt(width)
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), rows.to(self.weight)]))
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), self.bias.new_zeros(classes)]))
+
+    def select(self, classes: Sequence[int]) -> LinearHead:
+        """A head of its own with the values of these rows, in their order."""
+        head = LinearHead(self.weight.shape[1])
+        rows = torch.tensor(classes, dtype=torch.long, device=self.weight.device)
+        head.weight, head.bias = nn.Parameter(self.weight.detach()[rows]), nn.Parameter(self.bias.detach()[rows])
+        return head
+
+    @torch.no_grad()
+    def replace(self, classes: Sequence[int], head: LinearHead) -> None:
+        """These rows get the values of ``head``'s, in its order."""
+        rows = torch.tensor(classes, dtype=torch.long, device=self.weight.device)
+        self.weight[rows], self.bias[rows] = head.weight, head.bias

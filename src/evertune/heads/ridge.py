@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from evertune.statistics import CHUNK, Gram, Growing, holdout, select_ridge
+from evertune.statistics import CHUNK, Gram, Growing, TaskFeatures, holdout, select_ridge
 
 
 def random_projection(width: int, features: int, generator: torch.Generator) -> Tensor:
@@ -88,6 +88,21 @@ class RidgeHead(Growing):
             energy = sum(float(project(part, projection).square().sum()) for part in parts) / len(features)
             grid = tuple(energy * value for value in grid)
         return select_ridge(features, labels, grid, fit, held, lambda f: project(f, projection)).strength
+
+    def fit(
+        self,
+        task: TaskFeatures,
+        statistics: Gram,
+        projection: Tensor,
+        options: RidgeOptions,
+        generator: torch.Generator,
+    ) -> None:
+        """Add a task's features to the ``statistics``, find λ on them, and solve; the features are cleared."""
+        task.close()
+        for phi, y in task.chunks():
+            statistics.update(project(phi, projection), y)
+        self.solve(statistics, self.choose(task.features, task.labels, projection, options, generator))
+        task.clear()
 
     def solve(self, statistics: Gram, strength: float) -> None:
         """Take A from ``statistics`` with λ = ``strength``."""

@@ -13,6 +13,7 @@ from evertune.backbones import Passes, Shape
 from evertune.heads import PrototypeHead
 from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession, FirstSessionConfig
 from evertune.methods.method import Batch, Collect, Generators, Phase, TaskInfo, register
+from evertune.methods.simple_cil import SimpleCIL
 from evertune.tuning import Tuning
 
 
@@ -33,6 +34,7 @@ class APER(FirstSession):
     """Prototypes of [φ_0(x), φ_1(x)], in this order and without normalising either half."""
 
     name = "aper"
+    paper = SimpleCIL.paper
     config_type = APERConfig
 
     def __init__(self, config: APERConfig, shape: Shape, width: int, generators: Generators) -> None:

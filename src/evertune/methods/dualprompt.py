@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from evertune.backbones import Passes, Shape
 from evertune.methods.config import option, require
 from evertune.methods.method import Batch, Generators, TaskInfo, register
-from evertune.methods.prompted import OURS, Prompted, PromptedConfig, query
+from evertune.methods.prompted import OURS, PUBLISHED, Prompted, PromptedConfig, query
 from evertune.statistics import ClassMeans, ShownClasses
 from evertune.tuning import KeyedBank, Prefix, parse_blocks
 from evertune.tuning.pool import cosines
@@ -30,7 +30,10 @@ class DualPromptConfig(PromptedConfig):
     bound: float = option(1.0, "prefixes are drawn from U(−bound, bound)")
     pull: float = option(1.0, "λ, weight of the cosine of the queries and the task's key")
 
-    presets = {"evertune": OURS}  # noqa: RUF012
+    presets = {  # noqa: RUF012
+        "evertune": OURS,
+        "paper": PUBLISHED | {"batch_size": 192, "rate": 0.0225, "length": 5},
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +47,11 @@ class DualPrompt(Prompted):
     nearest to its plain feature q(x). Prompts are prefixes: keys and values in front of those of the tokens (eq. 5)."""
 
     name = "dualprompt"
+    paper = (
+        "Zifeng Wang, Zizhao Zhang, Sayna Ebrahimi, Ruoxi Sun, Han Zhang, Chen-Yu Lee, Xiaoqi Ren, Guolong Su, "
+        "Vincent Perot, Jennifer Dy, Tomas Pfister. *DualPrompt: Complementary Prompting for Rehearsal-free "
+        "Continual Learning.* ECCV 2022. [arXiv 2204.04799](https://arxiv.org/abs/2204.04799)"
+    )
     config_type = DualPromptConfig
     config: DualPromptConfig
     pool: KeyedBank

@@ -3,8 +3,8 @@ means in the subspaces of all of them."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from evertune.methods.config import option, require
 from evertune.methods.first_session import EVERTUNE, FirstSessionConfig
 from evertune.methods.losses import task_cross_entropy
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
+from evertune.methods.training import parameters_of
 from evertune.statistics import SectionMeans
-from evertune.tuning import Bank, Tuning, make_tuning
+from evertune.tuning import Bank, Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,50 +54,46 @@ class EASE(Method):
     """
 
     name = "ease"
+    paper = (
+        "Da-Wei Zhou, Hai-Long Sun, Han-Jia Ye, De-Chuan Zhan. *Expandable Subspace Ensemble for Pre-Trained "
+        "Model-Based Class-Incremental Learning.* CVPR 2024. [arXiv 2403.12030](https://arxiv.org/abs/2403.12030)"
+    )
     quadratic = "every class has a mean in the subspace of every task"
     config_type = EASEConfig
     config: EASEConfig
 
     def __init__(self, config: EASEConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
-        self.bank = Bank(self._fresh())
+        self.bank = Bank(config.fresh(shape, generators.init))
         self.head = CosineHead(width, config.sigma_init)  # of one task, for its classes
         self.sections, self.plain = SectionMeans(), PrototypeHead()
-
-    def _fresh(self) -> Tuning:
-        c = self.config
-        return make_tuning(c.tuning, self.shape, self.generators.init, blocks=c.blocks, **c.tuning_options)
 
     def phases(self, task: TaskInfo) -> Sequence[Phase]:
         return [
             Solve("open", lambda: self._open(len(task.present))),
-            Optimise("adapter", lambda batch: self.loss(task, batch), self.trained, self.config.recipe()),
+            Optimise("adapter", functools.partial(self.loss, task), self.trained, self.config.recipe()),
             Solve("freeze", self._finish),
             Collect("prototypes", self._collect),
         ]
 
     def _open(self, classes: int) -> None:
-        self.bank.open(self._fresh())
-        self.head = self._no_head()
+        self.bank.open(self.config.fresh(self.shape, self.generators.init))
+        self.head.clear(self.config.sigma_init)
         self.head.draw(classes, self.generators.init)
 
     def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
         logits = self.head(batch.passes(self.bank[len(self.bank) - 1]))
         return {"classification": task_cross_entropy(logits, batch.labels, task.present)}
 
-    def trained(self) -> Iterable[nn.Parameter]:
-        return itertools.chain(self.bank[len(self.bank) - 1].parameters(), self.head.parameters())
+    def trained(self) -> list[nn.Parameter]:
+        return parameters_of(self.bank[len(self.bank) - 1], self.head)
 
     def _finish(self) -> None:
-        self.head = self._no_head()
+        self.head.clear(self.config.sigma_init)
         self.restored()
 
-    def _no_head(self) -> CosineHead:
-        return CosineHead(self.width, self.config.sigma_init).to(self.head.weight)
-
     def restored(self) -> None:
-        for slot in range(len(self.bank)):
-            self.bank.freeze(slot)
+        self.bank.freeze()
 
     # -- prototypes and prediction -------------------------------------------------------------------------------------
 

@@ -36,7 +36,6 @@ class FeCAMConfig(FirstSessionConfig):
         "evertune": EVERTUNE | {"epochs": 0},
         "tuned": EVERTUNE,
         "paper": {"epochs": 0},
-        "paper-cnn": {"unit": False, "tukey": 0.5, "gamma2": 1.0},
     }
 
     def __post_init__(self) -> None:
@@ -57,6 +56,11 @@ class FeCAM(FirstSession):
     """
 
     name = "fecam"
+    paper = (
+        "Dipam Goswami, Yuyang Liu, Bartłomiej Twardowski, Joost van de Weijer. *FeCAM: Exploiting the "
+        "Heterogeneity of Class Distributions in Exemplar-Free Continual Learning.* NeurIPS 2023. [arXiv "
+        "2309.14062](https://arxiv.org/abs/2309.14062)"
+    )
     config_type = FeCAMConfig
     config: FeCAMConfig
 

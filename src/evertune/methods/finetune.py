@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import LinearHead
+from evertune.methods.config import option
 from evertune.methods.first_session import EVERTUNE
+from evertune.methods.losses import task_cross_entropy
 from evertune.methods.method import Batch, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
-from evertune.methods.training import TuningConfig
-from evertune.tuning import Tuning, make_tuning
+from evertune.methods.training import TuningConfig, parameters_of
+from evertune.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(TuningConfig):
     """Options of sequential fine-tuning."""
+
+    epochs: int = option(20, "epochs of each task")
+    local: bool = option(False, "cross-entropy of the task's classes alone; weight decay still moves the other rows")
 
     presets = {  # noqa: RUF012
         "evertune": {name: value for name, value in EVERTUNE.items() if name != "sigma_init"},
@@ -38,20 +42,25 @@ class Finetune(Method):
 
     def __init__(self, config: FinetuneConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
-        self.tuning = make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options)
+        self.tuning = config.fresh(shape, generators.init)
         self.head = LinearHead(width)
 
     def phases(self, task: TaskInfo) -> Sequence[Phase]:
         return [
             Solve("grow head", lambda: self.head.grow(len(task.new), self.generators.init)),
-            Optimise("fine-tuning", self.loss, self.trained, self.config.recipe()),
+            Optimise(
+                "fine-tuning",
+                lambda batch: self.loss(task, batch),
+                lambda: parameters_of(self.tuning, self.head),
+                self.config.recipe(),
+            ),
         ]
 
-    def loss(self, batch: Batch) -> Mapping[str, Tensor]:
-        return {"classification": F.cross_entropy(self.head(batch.passes(self.tuning)), batch.labels)}
-
-    def trained(self) -> Iterable[nn.Parameter]:
-        return itertools.chain(self.tuning.parameters(), self.head.parameters())
+    def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
+        logits = self.head(batch.passes(self.tuning))
+        if self.config.local:
+            return {"classification": task_cross_entropy(logits[:, task.present], batch.labels, task.present)}
+        return {"classification": F.cross_entropy(logits, batch.labels)}
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         return {"classifier": self.head(passes(self.tuning))}

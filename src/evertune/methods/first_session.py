@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,8 @@ from evertune.backbones import Shape
 from evertune.heads import CosineHead
 from evertune.methods.config import option, require
 from evertune.methods.method import Batch, Generators, Method, Optimise, Phase, Solve, TaskInfo
-from evertune.methods.training import TuningConfig
-from evertune.tuning import Tuning, make_tuning
+from evertune.methods.training import TuningConfig, parameters_of
+from evertune.tuning import Tuning
 
 ZERO_PROMPTS = {"vpt": {"tuning_options": {"init": "zeros"}}}
 """Released code starts prompts at zero, where all tokens of a block stay one (T9)."""
@@ -52,7 +51,7 @@ class FirstSession(Method):
 
     def __init__(self, config: FirstSessionConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
-        self.tuning = make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options)
+        self.tuning = config.fresh(shape, generators.init)
         self.head = CosineHead(width, config.sigma_init)
 
     def first_session(self, task: TaskInfo) -> list[Phase]:
@@ -60,7 +59,7 @@ class FirstSession(Method):
             return [] if task.index else [Solve("freeze", self._freeze)]
         return [
             Solve("draw head", lambda: self.head.draw(task.seen, self.generators.init)),
-            Optimise("first session", self.loss, self.parameters_trained, self.config.recipe()),
+            Optimise("first session", self.loss, lambda: parameters_of(self.tuning, self.head), self.config.recipe()),
             Solve("freeze", self._freeze),
         ]
 
@@ -71,9 +70,6 @@ class FirstSession(Method):
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         return {"classification": F.cross_entropy(self.head(batch.passes(self.tuning)), batch.labels)}
-
-    def parameters_trained(self) -> Iterable[nn.Parameter]:
-        return itertools.chain(self.tuning.parameters(), self.head.parameters())
 
     def _freeze(self) -> None:
         self.tuning.freeze()

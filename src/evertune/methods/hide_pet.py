@@ -30,6 +30,11 @@ class HiDePET(SharedSets):
     """
 
     name = "hide_pet"
+    paper = (
+        "Liyuan Wang, Jingyi Xie, Xingxing Zhang, Hang Su, Jun Zhu. *HiDe-PET: Continual Learning via Hierarchical "
+        "Decomposition of Parameter-Efficient Tuning.* IEEE TPAMI 2025. [arXiv "
+        "2407.05229](https://arxiv.org/abs/2407.05229)"
+    )
     config_type = HiDeConfig
     dynamic = "it finds out which task each input is of, and passes it again under the tuning of that task"
     config: HiDeConfig

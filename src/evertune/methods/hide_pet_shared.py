@@ -16,7 +16,7 @@ from evertune.methods.hide_pet_config import HiDeConfig
 from evertune.methods.losses import task_cross_entropy
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo
 from evertune.statistics import TaskCentroids, TaskFeatures
-from evertune.tuning import Bank, Tuning, make_tuning
+from evertune.tuning import Bank, Tuning
 
 
 class SharedSets(Method):
@@ -34,8 +34,7 @@ class SharedSets(Method):
         super().__init__(config, shape, width, generators)
 
         def bank() -> Bank:
-            options = config.tuning_options
-            return Bank(make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **options))
+            return Bank(config.fresh(shape, generators.init))
 
         # All are drawn here, one after the other; e is each task's own, the last is EMA's copy of g.
         self.g, self.e, self.average = bank(), bank(), bank()
@@ -123,13 +122,11 @@ class SharedSets(Method):
         if self.config.shared == "ema":
             if not len(self.average):
                 self.average.open(g).freeze()
-            for m, p in zip(self.average[0].parameters(), g.parameters(), strict=True):
-                m.lerp_(p, 1 - self.config.ema)
+            self.average[0].follow(g, 1 - self.config.ema)
 
     def restored(self) -> None:
         for bank in (self.e, self.average, *([self.g] if self.config.shared == "fsa" else [])):
-            for slot in range(len(bank)):
-                bank.freeze(slot)
+            bank.freeze()
 
     def forget_tasks(self, tasks: Collection[int]) -> None:
         """Remove e_t of ``tasks``, and shared sets that served no other."""

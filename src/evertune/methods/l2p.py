@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from evertune.backbones import Passes, Shape
 from evertune.methods.config import option, require
 from evertune.methods.method import Generators, register
-from evertune.methods.prompted import OURS, Prompted, PromptedConfig, query
+from evertune.methods.prompted import OURS, PUBLISHED, Prompted, PromptedConfig, query
 from evertune.tuning import PromptPool
+
+PAPER: dict[str, Any] = PUBLISHED | {"batch_size": 128, "rate": 0.015, "length": 10, "top": 4, "pull": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,11 @@ class L2PConfig(PromptedConfig):
         "sample", "while training each sample chooses, or as released the batch does, by its most frequent choices"
     )
 
-    presets = {"evertune": OURS}  # noqa: RUF012
+    presets = {  # noqa: RUF012
+        "evertune": OURS,
+        "paper": PAPER,
+        "released": PAPER | {"voting": "batch"},
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +54,11 @@ class L2P(Prompted):
     cosine and s the N nearest keys (eq. 3)."""
 
     name = "l2p"
+    paper = (
+        "Zifeng Wang, Zizhao Zhang, Chen-Yu Lee, Han Zhang, Ruoxi Sun, Xiaoqi Ren, Guolong Su, Vincent Perot, "
+        "Jennifer Dy, Tomas Pfister. *Learning to Prompt for Continual Learning.* CVPR 2022. [arXiv "
+        "2112.08654](https://arxiv.org/abs/2112.08654)"
+    )
     config_type = L2PConfig
     config: L2PConfig
     pool: PromptPool

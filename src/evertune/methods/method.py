@@ -52,10 +52,11 @@ class Recipe:
 
     ``decay`` is ``"all"`` or ``"matrices"`` (vectors, scales and biases do not decay). ``clip`` bounds the norm of the
     whole gradient. The rate changes once per epoch: ``schedule`` is ``"cosine"`` (to ``floor`` after ``horizon``
-    epochs, which are ``epochs`` unless given), ``"step"`` (a tenth after every ``drop`` epochs) or ``"constant"``; the
-    first ``warmup`` epochs rise linearly from ``warmup_rate``, without delaying the rest. With ``lag`` every epoch runs
-    at the rate of the one before, as in code that steps its schedule with the index of the epoch just finished. With so
-    many ``views`` of each image, shown in turn, instead of a new one each epoch, frozen branches pass each view once.
+    epochs, which are ``epochs`` unless given), ``"quarter"`` (of a cosine turn, nearly to 0 in the last epoch),
+    ``"step"`` (a tenth after every ``drop`` epochs) or ``"constant"``; the first ``warmup`` epochs rise linearly from
+    ``warmup_rate``, without delaying the rest. With ``lag`` every epoch runs at the rate of the one before, as in code
+    that steps its schedule with the index of the epoch just finished. With so many ``views`` of each image, shown in
+    turn, instead of a new one each epoch, frozen branches pass each view once.
     """
 
     epochs: int
@@ -84,6 +85,8 @@ class Recipe:
         if self.schedule == "cosine":
             turn = math.pi * epoch / (self.horizon or self.epochs)
             return self.floor + (rate - self.floor) * (1 + math.cos(turn)) / 2
+        if self.schedule == "quarter":
+            return rate * math.cos(0.495 * math.pi * epoch / max(self.epochs - 1, 1))
         return float(rate * 0.1 ** (epoch // self.drop)) if self.schedule == "step" else rate
 
 
@@ -92,7 +95,8 @@ class Optimise:
     """Descend on ``loss`` over augmented batches of the task.
 
     ``loss`` gives named, already weighted terms, whose sum is minimised. ``parameters`` is asked when the phase begins,
-    and so is ``slowed``: those among them that descend at some factor times the recipe's rate.
+    and so are ``slowed``, those among them that descend at some factor times the recipe's rate, and ``averaged``: after
+    every step, of each (mean, tuning, weight) the mean follows the tuning by that weight (:meth:`Tuning.follow`).
     """
 
     name: str
@@ -100,6 +104,7 @@ class Optimise:
     parameters: Callable[[], Iterable[nn.Parameter]]
     recipe: Recipe
     slowed: Callable[[], Sequence[tuple[Iterable[nn.Parameter], float]]] = tuple
+    averaged: Callable[[], Sequence[tuple[Tuning, Tuning, float]]] = tuple
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
+    paper: ClassVar[str] = ""
+    """Whom to cite for it, as Markdown; nothing where it is of no paper."""
     remembers: ClassVar[bool] = True
     """Whether it does anything against forgetting; marks that others are measured by do not."""
     dynamic: ClassVar[str] = ""

@@ -13,19 +13,12 @@ from torch import Tensor, nn
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import CosineHead, HybridFusion, section_scores
+from evertune.methods import losses
 from evertune.methods.config import require
-from evertune.methods.losses import (
-    dissimilarity,
-    dissimilarity_released,
-    old_directions,
-    overlap,
-    overlap_released,
-    released_residual,
-    task_cross_entropy,
-)
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
 from evertune.methods.ntk_cl_config import NTKConfig
-from evertune.statistics import ClassMeans, Growing
+from evertune.methods.training import parameters_of
+from evertune.statistics import ClassMeans, Growing, others
 from evertune.tuning import TRAINED, Tuning, make_tuning
 
 
@@ -39,8 +32,7 @@ class Subnetwork(nn.Module):
 
     def average(self, index: int, count: int) -> None:
         """pre ← n/(n+1) · pre + 1/(n+1) · cur (7.1), after n = ``count`` earlier averages: the mean of all n + 1."""
-        for mean, value in zip(self.pre[index].parameters(), self.cur.parameters(), strict=True):
-            mean.lerp_(value, 1 / (count + 1))
+        self.tunings[index].follow(self.cur, 1 / (count + 1))
 
     @property
     def tunings(self) -> tuple[Tuning, ...]:
@@ -76,6 +68,10 @@ class NTKCL(Method):
     """
 
     name = "ntk_cl"
+    paper = (
+        "Jingren Liu et al. *Parameter-Efficient Fine-Tuning for Continual Learning: A Neural Tangent Kernel "
+        "Perspective.* [arXiv 2407.17120](https://arxiv.org/abs/2407.17120)"
+    )
     config_type = NTKConfig
     config: NTKConfig
     of_data: ClassVar[dict[str, str]] = {"averaged": "nothing: bookkeeping"}
@@ -88,24 +84,19 @@ class NTKCL(Method):
             "ntk_cl does not serve texts: its token-wise subnetwork mixes tokens by their place, and their number "
             "varies with the text. Its channel-wise subnetwork alone does: branch='channel'.",
         )
-        init, blocks = generators.init, config.blocks
+        init = generators.init
         self.subnetworks = nn.ModuleDict()
         if config.branch != "patch":
-            channel = make_tuning(config.tuning, shape, init, blocks=blocks, **config.tuning_options)
-            self.subnetworks["channel"] = Subnetwork(channel, config.frozen)
+            self.subnetworks["channel"] = Subnetwork(config.fresh(shape, init), config.frozen)
         if config.branch != "channel":
-            patch = make_tuning(
-                "token_mixing", shape, init, blocks=blocks, length=config.prompts, init=config.prompt_init
-            )
+            options: dict[str, Any] = {"length": config.prompts, "init": config.prompt_init}
+            patch = make_tuning("token_mixing", shape, init, blocks=config.blocks, **options)
             self.subnetworks["patch"] = Subnetwork(patch, config.frozen)
-        weights = [config.beta] * config.plain + [config.gamma] * config.frozen + [config.alpha]
-        self.weights: Sequence[float] = weights  # ω
-        d = width * len(weights)
-        self.fusion = (
-            HybridFusion(d, init, dropout=config.fusion_dropout, attention=config.fusion == "attention")
-            if config.branch == "both"
-            else None
-        )
+        self.weights = [config.beta] * config.plain + [config.gamma] * config.frozen + [config.alpha]  # ω
+        d = width * len(self.weights)
+        self.fusion: HybridFusion | None = None
+        if config.branch == "both":
+            self.fusion = HybridFusion(d, init, dropout=config.fusion_dropout, attention=config.fusion == "attention")
         self.head = CosineHead(d, config.sigma_init)  # of one session, for its classes
         kept = self._features if config.hybrid_prototypes == "stored" else tuple(self.subnetworks)
         self.means = nn.ModuleDict({name: ClassMeans() for name in kept})
@@ -115,7 +106,7 @@ class NTKCL(Method):
     def phases(self, task: TaskInfo) -> Sequence[Phase]:
         c = self.config
         later = {"epochs": c.follow_epochs, "rate": c.follow_rate} if task.index else {}
-        recipe = c.recipe(views=c.views, **{name: value for name, value in later.items() if value is not None})
+        recipe = c.recipe(views=c.views, **later)
         return [
             Solve("begin", functools.partial(self._begin, task)),
             Optimise("session", functools.partial(self.loss, task), self.trained, recipe),
@@ -132,10 +123,7 @@ class NTKCL(Method):
 
     def features(self, passes: Passes) -> dict[str, Tensor]:
         """c and p (4.1), and m (4.2), each [B, d]; or the only one there is."""
-        sections = {
-            name: [passes(tuning) for tuning in cast(Subnetwork, subnetwork).tunings]
-            for name, subnetwork in self.subnetworks.items()
-        }
+        sections = {name: [passes(t) for t in cast(Subnetwork, s).tunings] for name, s in self.subnetworks.items()}
         plain = [passes()] if self.config.plain else []  # asked last, it shares what the others began with
         found = {name: torch.cat([*plain, *own], 1) for name, own in sections.items()}
         return found if self.fusion is None else {"hybrid": self.fusion(found["channel"], found["patch"])} | found
@@ -160,35 +148,32 @@ class NTKCL(Method):
     def _begin(self, task: TaskInfo) -> None:
         """A new head for the session's classes; θ_ref; the directions of the classes that it does not show."""
         c, device = self.config, self.averaged.device
-        self.head = CosineHead(self.head.weight.shape[1], c.sigma_init).to(device)
+        self.head.clear(c.sigma_init)
         self.head.draw(len(task.present), self.generators.init)
         self.session = Session().to(device)
         if self.fusion is not None:
-            shown = set(task.present)
             self.session.reference = self._pulled()
-            self.session.old = torch.tensor([k for k in range(task.known) if k not in shown], dtype=torch.long).to(
-                device
-            )
-            main = old_directions if c.orth == "energy" else released_residual
+            self.session.old = others(task.known, task.present).to(device)
+            main = losses.old_directions if c.orth == "energy" else losses.released_residual
             self.session.directions = main(self.prototypes("hybrid", self.session.old), c.rank)
 
     def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
         """L = L_cls + w_dis L_dis + w_orth L_orth + w_reg L_reg (5.1); one subnetwork alone has no regularisers."""
         c, y = self.config, batch.labels
         features = self.features(batch.passes)
-        terms = {name: task_cross_entropy(self.head(z), y, task.present) for name, z in features.items()}
+        terms = {name: losses.task_cross_entropy(self.head(z), y, task.present) for name, z in features.items()}
         if self.fusion is None:
             return terms
         channel, patch, m = features["channel"], features["patch"], features["hybrid"]
         if c.w_dis:
             old = self.session.old
             drawn = torch.randperm(len(old))[: c.batch_size].to(old.device)  # seeded by the engine, as dropout is
-            distance = dissimilarity if c.dis == "supcon" else dissimilarity_released
+            distance = losses.dissimilarity if c.dis == "supcon" else losses.dissimilarity_released
             terms["dissimilarity"] = c.w_dis * distance(m, y, self.prototypes("hybrid", old[drawn]), tau=c.tau)
         if c.w_orth and c.orth == "energy" and self.session.directions.numel():
-            terms["orthogonality"] = c.w_orth * overlap(self.session.directions, channel, patch, m)
+            terms["orthogonality"] = c.w_orth * losses.overlap(self.session.directions, channel, patch, m)
         if c.w_orth and c.orth == "released":
-            terms["orthogonality"] = c.w_orth * overlap_released(self.session.directions, channel, patch)
+            terms["orthogonality"] = c.w_orth * losses.overlap_released(self.session.directions, channel, patch)
         if c.w_reg:
             terms["pull"] = c.w_reg * (self._pulled() - self.session.reference).square().sum()
         return terms
@@ -203,7 +188,7 @@ class NTKCL(Method):
             for subnetwork in self.subnetworks.values():
                 cast(Subnetwork, subnetwork).average(index, n)
             self.averaged[index] += 1
-        self.head = CosineHead(self.head.weight.shape[1], c.sigma_init)
+        self.head.clear(c.sigma_init)
         self.session = Session()
 
     def train(self, mode: bool = True) -> NTKCL:
@@ -236,9 +221,8 @@ class NTKCL(Method):
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         """(8.1) with each feature's own prototypes."""
-        found = {
-            name: section_scores(z, self.prototypes(name), self.weights) for name, z in self.features(passes).items()
-        }
+        x = self.features(passes)
+        found = {name: section_scores(z, self.prototypes(name), self.weights) for name, z in x.items()}
         if self.fusion is None:
             return found
         found["together"] = torch.stack(list(found.values())).mean(0)
@@ -262,8 +246,7 @@ class NTKCL(Method):
         return {name: p for name, p in self.named_parameters() if name.startswith(names)}
 
     def describe(self) -> dict[str, Any]:
-        kept = [p for tuning in self.branches if tuning for p in tuning.parameters()]
-        fused = [] if self.fusion is None else list(self.fusion.parameters())
+        tunings, fusion = (parameters_of(part) for part in (self.subnetworks, self.fusion or nn.Identity()))
         prototypes = [cast(ClassMeans, means).sums for means in self.means.values()]
-        sizes: dict[str, Sequence[Tensor]] = {"tunings": kept, "fusion": fused, "prototypes": prototypes}
-        return {"bytes": {name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in sizes.items()}}
+        sizes: dict[str, Sequence[Tensor]] = {"tunings": tunings, "fusion": fusion, "prototypes": prototypes}
+        return {"bytes": {name: sum(t.nbytes for t in tensors) for name, tensors in sizes.items()}}

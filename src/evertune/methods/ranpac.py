@@ -86,6 +86,11 @@ class RanPAC(FirstSession):
     """G += HᵀH, Q += HᵀY with H = ReLU(Φ R); A = (G + λI)⁻¹ Q; predict argmax_c h(x)ᵀ A_c."""
 
     name = "ranpac"
+    paper = (
+        "Mark D. McDonnell, Dong Gong, Amin Parvaneh, Ehsan Abbasnejad, Anton van den Hengel. *RanPAC: Random "
+        "Projections and Pre-trained Models for Continual Learning.* NeurIPS 2023. [arXiv "
+        "2307.02251](https://arxiv.org/abs/2307.02251)"
+    )
     config_type = RanPACConfig
     config: RanPACConfig
     of_data: ClassVar[dict[str, str]] = {"R": "nothing: random numbers"}
@@ -103,14 +108,7 @@ class RanPAC(FirstSession):
         self.task.add(batch.passes(self.branch), batch.labels)
 
     def _solve(self) -> None:
-        self.task.close()
-        for phi, y in self.task.chunks():
-            self.gram.update(project(phi, self.R), y)
-        strength = self.ridge.choose(
-            self.task.features, self.task.labels, self.R, self.config.ridge, self.generators.sampling
-        )
-        self.ridge.solve(self.gram, strength)
-        self.task.clear()
+        self.ridge.fit(self.task, self.gram, self.R, self.config.ridge, self.generators.sampling)
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         h = project(passes(self.branch), self.R)

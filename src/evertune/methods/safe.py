@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from evertune.backbones import Passes, Shape
@@ -19,8 +18,9 @@ from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS
 from evertune.methods.losses import aggregate, alignment, cross_classification, transfer
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
 from evertune.methods.ranpac import RIDGE, RidgeConfig
+from evertune.methods.training import parameters_of
 from evertune.statistics import Gram, TaskFeatures
-from evertune.tuning import Tuning, make_tuning
+from evertune.tuning import Tuning
 
 PAPER: dict[str, Any] = {"lambda_cos": 24.0, "lambda_cc": 1.0}
 """CIFAR-100. Its transfer weights, 5e-10 and 5e-9, are a numerical no-op (D5) and left at 0 but in ``released``."""
@@ -83,6 +83,11 @@ class SAFE(Method):
     of their ridge heads by entropy."""
 
     name = "safe"
+    paper = (
+        "Linglan Zhao, Xuerui Zhang, Ke Yan, Shouhong Ding, Weiran Huang. *SAFE: Slow and Fast Parameter-Efficient "
+        "Tuning for Continual Learning with Pre-Trained Models.* NeurIPS 2024. [arXiv "
+        "2411.02175](https://arxiv.org/abs/2411.02175)"
+    )
     config_type = SAFEConfig
     config: SAFEConfig
     of_data: ClassVar[dict[str, str]] = {"R": "nothing: random numbers", "known": "nothing: bookkeeping"}
@@ -91,7 +96,7 @@ class SAFE(Method):
 
     def __init__(self, config: SAFEConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
-        self.slow = make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options)
+        self.slow = config.fresh(shape, generators.init)
         self.fast = copy.deepcopy(self.slow)
         self.head_slow, self.head_fast = CosineHead(width, config.sigma_init), CosineHead(width, config.sigma_init)
         self.register_buffer("R", random_projection(width, config.features, generators.init))
@@ -106,7 +111,7 @@ class SAFE(Method):
         if task.index == 0:  # §6.2
             return [
                 Solve("draw head", lambda: self.head_slow.draw(task.seen, self.generators.init)),
-                Optimise("slow learner", self.slow_loss, lambda: _parameters(self.slow, self.head_slow), c.recipe()),
+                Optimise("slow learner", self.slow_loss, lambda: parameters_of(self.slow, self.head_slow), c.recipe()),
                 Solve("freeze slow learner", self._freeze),
                 Collect("slow statistics", self._collect_slow),
                 Solve("ridge heads", self._solve_first),
@@ -114,14 +119,14 @@ class SAFE(Method):
         recipe = c.recipe(
             epochs=c.follow_epochs,
             horizon=c.follow_horizon,
-            rate=c.follow_rate or c.rate,
-            optimizer=c.optimizer if c.follow_optimizer == "same" else c.follow_optimizer,
+            rate=c.follow_rate,
+            optimizer=None if c.follow_optimizer == "same" else c.follow_optimizer,
         )
         imprints = c.new_rows == "imprint" and task.new
         return [  # §6.3
             Collect("slow statistics", self._collect_both if imprints else self._collect_slow),
             Solve("grow heads", lambda: self._grow(task)),
-            Optimise("fast learner", self.fast_loss, lambda: _parameters(self.fast, self.head_fast), recipe),
+            Optimise("fast learner", self.fast_loss, lambda: parameters_of(self.fast, self.head_fast), recipe),
             Collect("fast statistics", self._collect_fast),
             Solve("ridge heads", self._solve),
         ]
@@ -210,11 +215,7 @@ class SAFE(Method):
         self._fit(self.task_slow, self.gram_slow or self.gram_fast, self.ridge_slow)
 
     def _fit(self, task: TaskFeatures, gram: Gram, ridge: RidgeHead) -> None:
-        task.close()
-        for phi, y in task.chunks():
-            gram.update(project(phi, self.R), y)
-        ridge.solve(gram, ridge.choose(task.features, task.labels, self.R, self.config.ridge, self.generators.sampling))
-        task.clear()
+        ridge.fit(task, gram, self.R, self.config.ridge, self.generators.sampling)
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         c = self.config
@@ -246,7 +247,3 @@ class SAFE(Method):
     def describe(self) -> dict[str, Any]:
         strengths = {"fast": self.ridge_fast.strength, "slow": self.ridge_slow.strength}
         return {f"ridge strength {name}": float(value) for name, value in strengths.items()}
-
-
-def _parameters(tuning: Tuning, head: CosineHead) -> Iterable[nn.Parameter]:
-    return itertools.chain(tuning.parameters(), head.parameters())

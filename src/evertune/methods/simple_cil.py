@@ -29,6 +29,11 @@ class SimpleCIL(Method):
     """
 
     name = "simple_cil"
+    paper = (
+        "Da-Wei Zhou, Zi-Wen Cai, Han-Jia Ye, De-Chuan Zhan, Ziwei Liu. *Revisiting Class-Incremental Learning "
+        "with Pre-Trained Models: Generalizability and Adaptivity are All You Need.* IJCV 2024. [arXiv "
+        "2303.07338](https://arxiv.org/abs/2303.07338)"
+    )
     config_type = SimpleCILConfig
 
     def __init__(self, config: SimpleCILConfig, shape: Shape, width: int, generators: Generators) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
+from evertune.backbones import Shape
 from evertune.methods.config import Config, option, require
 from evertune.methods.method import Recipe
+from evertune.tuning import Tuning, make_tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +27,8 @@ class TrainingConfig(Config):
     decay: Literal["matrices", "all"] = option(
         "matrices", "what decays: matrices only, or all (released; pulls SSF's scales to 0 instead of 1, T10)"
     )
-    schedule: Literal["cosine", "step", "constant"] = option(
-        "cosine", "rate: cosine to 0 over the epochs, a tenth every 30, or constant"
+    schedule: Literal["cosine", "quarter", "step", "constant"] = option(
+        "cosine", "rate: cosine to 0 over the epochs, a quarter of a cosine turn, a tenth every 30, or constant"
     )
 
     def __post_init__(self) -> None:
@@ -34,6 +39,7 @@ class TrainingConfig(Config):
         require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be negative.")
 
     def recipe(self, **changes: Any) -> Recipe:
+        """With some ``changes``; those that are None change nothing."""
         values: dict[str, Any] = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -44,7 +50,7 @@ class TrainingConfig(Config):
             "decay": self.decay,
             "schedule": self.schedule,
         }
-        return Recipe(**values | changes)
+        return Recipe(**values | {name: value for name, value in changes.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +62,12 @@ class TuningConfig(TrainingConfig):
     )
     blocks: str = option("all", "which blocks are tuned: all, 0-2, 0,3,7 …")
     tuning_options: dict[str, Any] = option({}, "options of the tuning")  # noqa: RUF009
+
+    def fresh(self, shape: Shape, generator: torch.Generator) -> Tuning:
+        """A tuning as these options want it, not trained yet."""
+        return make_tuning(self.tuning, shape, generator, blocks=self.blocks, **self.tuning_options)
+
+
+def parameters_of(*modules: nn.Module) -> list[nn.Parameter]:
+    """Of several modules, one after the other."""
+    return [p for module in modules for p in module.parameters()]

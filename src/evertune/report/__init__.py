@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evertune.report.compare_plots import draw_comparison
 from evertune.report.compare_tables import comparison_csv, comparison_markdown, comparison_table
+from evertune.report.cost_plots import Priced, draw_costs
 from evertune.report.kernel_plots import KernelView, draw_kernel
 from evertune.report.plots import draw_run
 from evertune.report.tables import (
@@ -17,12 +18,14 @@ from evertune.report.tables import (
 
 __all__ = [
     "KernelView",
+    "Priced",
     "assessment_table",
     "comparison_csv",
     "comparison_markdown",
     "comparison_table",
     "conventions_table",
     "draw_comparison",
+    "draw_costs",
     "draw_kernel",
     "draw_run",
     "formulas_text",

@@ -1,8 +1,10 @@
 """What is kept instead of data."""
 
+from evertune.statistics.covariance import principal
 from evertune.statistics.distance import Match, TaskCentroids
 from evertune.statistics.features import TaskFeatures
 from evertune.statistics.gaussian import ClassGaussians
+from evertune.statistics.gradient_space import GradientSpace, SecondMoments
 from evertune.statistics.gram import CHUNK, Gram, Selection, select_ridge
 from evertune.statistics.growing import Growing, moved, others
 from evertune.statistics.means import ClassMeans
@@ -16,9 +18,11 @@ __all__ = [
     "ClassGaussians",
     "ClassMeans",
     "ClassScatters",
+    "GradientSpace",
     "Gram",
     "Growing",
     "Match",
+    "SecondMoments",
     "SectionMeans",
     "Selection",
     "ShownClasses",
@@ -27,5 +31,6 @@ __all__ = [
     "holdout",
     "moved",
     "others",
+    "principal",
     "select_ridge",
 ]

@@ -76,8 +76,7 @@ class TaskCentroids(Growing):
     def nearest(self, features: Tensor) -> Match | None:
         """The past task to which most of ``features`` [N, L] are nearest; ``None`` while there is none.
 
-        A sample's distance to a task is that of its direction to the nearest direction among the task's centroids,
-        ‖û/‖û‖ − q/‖q‖‖; where as many samples choose two tasks, the earlier counts.
+        Where as many samples choose two tasks, the earlier counts.
 
         Raises
         ------
@@ -87,9 +86,7 @@ class TaskCentroids(Growing):
         features = _checked(features)
         if not self.tasks:
             return None
-        own = F.normalize(self.centroids.to(features), dim=1)
-        directions = F.normalize(features, dim=1)
-        distances = torch.cat([self._per_task(torch.cdist(rows, own)) for rows in torch.split(directions, CHUNK)])
+        distances = torch.cat([self.distances(rows) for rows in torch.split(features, CHUNK)])
         task = int(distances.argmin(1).bincount(minlength=self.tasks).argmax())
         ascending = distances[:, task].sort().values
         if self.quantile is None:
@@ -98,9 +95,14 @@ class TaskCentroids(Growing):
             distance = ascending.quantile(self.quantile)
         return Match(task, int(self.domain[task]), float(distance), distances)
 
-    def _per_task(self, distances: Tensor) -> Tensor:
-        """Distances [n, Σ k] to centroids as those to tasks, [n, T]; rounding may have put them above 2."""
-        nearest = distances.new_full((len(distances), self.tasks), 2.0)
+    def distances(self, features: Tensor) -> Tensor:
+        """Of ``features`` [n, L] to each task, [n, T] in float64.
+
+        That of a sample's direction to the nearest direction among the task's centroids, ‖û/‖û‖ − q/‖q‖‖.
+        """
+        directions, own = (F.normalize(x.double(), dim=1) for x in (features, self.centroids))
+        distances = torch.cdist(directions, own)
+        nearest = distances.new_full((len(distances), self.tasks), 2.0)  # rounding may put them above
         return nearest.scatter_reduce_(1, self.owner.to(nearest.device).expand_as(distances), distances, "amin")
 
     def assign(self, match: Match | None, threshold: float) -> int:

@@ -169,16 +169,17 @@ class ClassGaussians(Growing):
             setattr(self, name, own[kept if name in OF_COMPONENTS else stay])
         self.owner = moved(self.owner, entries)
         self.entry_class, self.entry_task = moved(self.entry_class, classes), moved(self.entry_task, tasks)
-        self._roots = torch.zeros(0, 0, 0)
+        self.rest()
         return tasks
 
     # -- drawing -----------------------------------------------------------------------------------------------------
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, n: int, generator: torch.Generator, *, equally: bool = False) -> tuple[Tensor, Tensor]:
         """``n`` independent draws: features [n, L] and the entries [n] they are of.
 
         Every live component is equally likely, so a class counts by its live clusters: what shuffling equally many
-        draws of each and using the first ``n`` comes to (spec §8.3). All devices get the same draws.
+        draws of each and using the first ``n`` comes to (spec §8.3). All devices get the same draws. With ``equally``
+        each component is drawn from equally often, but for one draw, in random order.
 
         Raises
         ------
@@ -188,7 +189,10 @@ class ClassGaussians(Growing):
         if not self.entries:
             raise TrainingError("There are no class statistics to draw from: fit the features of a task first.")
         live = self.live.nonzero()[:, 0]
-        choice = torch.randint(len(live), (n,), generator=generator)
+        if equally:
+            choice = torch.randperm(n, generator=generator) % len(live)
+        else:
+            choice = torch.randint(len(live), (n,), generator=generator)
         component = live[choice.to(live.device)]
         entry = self.owner[component]
         return self.means[component] + self._deviations(component, entry, generator), entry
@@ -210,6 +214,10 @@ class ClassGaussians(Growing):
             case _:
                 shared = coloured(normal(self.factors.shape[2]), entry, self.factors)
                 return shared + normal(width) * self.diagonals.sqrt()[entry]
+
+    def rest(self) -> None:
+        """Forget the factors of covariances, which are as large as these; the next draw computes them anew."""
+        self._roots = torch.zeros(0, 0, 0)
 
     def _cholesky(self) -> Tensor:
         """Factors [E, L, L] of the covariances, each computed once and remembered."""
@@ -237,6 +245,12 @@ class ClassGaussians(Growing):
         return len(self.entry_class)
 
     @property
+    def last_task(self) -> Tensor:
+        """The last task of each class, [K]."""
+        tasks = self.entry_task.new_zeros(int(self.entry_class.max()) + 1)
+        return tasks.scatter_reduce(0, self.entry_class, self.entry_task, "amax")
+
+    @property
     def centres(self) -> Tensor:
         """All means [M, L], also of clusters that are not drawn from."""
         return self.means
@@ -260,5 +274,5 @@ class ClassGaussians(Growing):
                 f"The stored class statistics are of mode {mode!r}, these of mode {self.mode!r}, and neither can be "
                 f"made of the other: load with the mode {mode!r}."
             )
-        self._roots = torch.zeros(0, 0, 0)
+        self.rest()
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -88,6 +88,30 @@ class Gram(Growing):
             strength *= 10.0
         return solution
 
+    def cross_validated(self, multiples: Sequence[float]) -> float:
+        """The λ with the smallest generalised cross-validation error, among ``multiples`` of the mean ‖h‖².
+
+        n ‖Y − HA‖² / (n − tr H(G + λI)⁻¹Hᵀ)² of all n examples added (Golub, Heath, Wahba, Technometrics 1979), which
+        the sums tell without an example: leave-one-out with the leverage of each row replaced by the mean of all.
+
+        Raises
+        ------
+        TrainingError
+            The features held NaN or infinity.
+        """
+        trace, n = self.G.diagonal().sum().item(), int(self.counts.sum())
+        if not math.isfinite(trace):
+            raise TrainingError(NOT_FINITE)
+        values, vectors = torch.linalg.eigh(self.G)
+        values, moments = values.clamp_min(0), (vectors.T @ self.Q).square().sum(1)
+        candidates = [multiple * trace / n for multiple in multiples]
+        errors = []
+        for strength in candidates:
+            residual = n - (moments * (values + 2 * strength) / (values + strength) ** 2).sum().item()
+            free = n - (values / (values + strength)).sum().item()
+            errors.append(max(residual, 0.0) / free**2 if free > 0 else math.inf)
+        return candidates[min(range(len(errors)), key=errors.__getitem__)]
+
 
 @dataclass(frozen=True)
 class Selection:

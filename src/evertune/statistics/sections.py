@@ -82,13 +82,15 @@ def complete(means: Tensor, known: Tensor, shown: Tensor) -> Tensor:
     A class c without a mean in section s has Σ_j a_cj P_js over the section's own classes j, with a_c the softmax over
     j of cos(P_co, P_jo) in the last section o that c was shown in: what is alike there is taken to be alike in s.
     """
-    made = torch.zeros_like(means)
-    own = means * shown[:, :, None]
+    made = means.clone()
+    alike = means.new_zeros(len(means), len(means))
     last = (shown * torch.arange(1, shown.shape[1] + 1, device=shown.device)).argmax(1)
     for section in torch.unique(last).tolist():
         rows = last == section
         unit = F.normalize(means[:, section], dim=1)
-        alike = (unit[rows] @ unit.T).exp()  # at most e: no maximum need be taken off
-        shares = (alike @ shown.to(alike)).clamp_min(torch.finfo(alike.dtype).tiny)
-        made[rows] = (alike @ own.flatten(1)).view(-1, *means.shape[1:]) / shares[:, :, None]
-    return torch.where(known[:, :, None], means, made)
+        alike[rows] = (unit[rows] @ unit.T).exp()  # at most e: no maximum need be taken off
+    for section in range(shown.shape[1]):  # each by its own classes alone: K² L products in all, however many there are
+        own, missing = shown[:, section], ~known[:, section]
+        shares = alike[missing][:, own]
+        made[missing, section] = shares @ means[own, section] / shares.sum(1, keepdim=True)
+    return made

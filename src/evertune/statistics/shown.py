@@ -28,6 +28,14 @@ class ShownClasses(Growing):
         self.tasks = torch.cat([self.tasks, torch.full_like(shown, task)])
         self.classes = torch.cat([self.classes, shown])
 
+    @property
+    def table(self) -> Tensor:
+        """Whether each class occurred in each task, bool [T, K]."""
+        tasks, classes = (int(numbers.max()) + 1 for numbers in (self.tasks, self.classes))
+        occurred = torch.zeros(tasks, classes, dtype=torch.bool, device=self.tasks.device)
+        occurred[self.tasks, self.classes] = True
+        return occurred
+
     def forget(self, classes: Collection[int]) -> list[int]:
         """Leave out ``classes``; the tasks that had no others, which go. Classes and tasks behind them move down."""
         kept = ~torch.isin(self.classes, torch.tensor(sorted(classes), device=self.classes.device))

@@ -12,7 +12,7 @@ from evertune.streams.stream import PLAIN, TASK_COUNT, Stream
 
 _GROUPS = {"first": "int", "increment": "int", "sizes": "ints"}
 _ORDER = {"order_seed": "seed", "order": "names"}
-_ONLINE = {"online": "int", "online_seed": "seed", "boundary": "number"}
+_ANY = {"joint": "flag", "online": "int", "online_seed": "seed", "boundary": "number"}
 
 KINDS: Mapping[str, Mapping[str, str]] = {
     "class": {
@@ -27,12 +27,14 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "time": {"tasks": "int", "edges": "moments"},
     "blurry": {**_ORDER, "tasks": "int", "disjoint": "number", "blur": "number", "blur_seed": "int"},
 }  # fmt: skip
-"""The settings of each kind of stream, and what they hold; all may be cut into chunks (``online``)."""
+"""The settings of each kind of stream, and what they hold; all may be made one task (``joint``), and cut into chunks
+(``online``)."""
 
 _WORDS = {
     "int": "a whole number",
     "seed": "a whole number or None",
     "number": "a number",
+    "flag": "true or false",
     "name": "a name",
     "ints": "a list of whole numbers",
     "numbers": "a list of numbers",
@@ -59,6 +61,7 @@ def make_stream(train: Source, test: Source | None, **settings: Any) -> Stream:
         ``"mixed"``, :meth:`Stream.class_and_domain`; ``"data"``, :meth:`Stream.more_data`; ``"time"``,
         :meth:`Stream.by_time`; ``"blurry"``, :meth:`Stream.blurry`. These explain the settings; ``seed`` is called
         ``deal_seed`` and ``blur_seed`` here.
+    joint : all tasks as one, :meth:`Stream.joint`.
     online, online_seed, boundary : with ``online=64``, :meth:`Stream.online` of it, with ``chunk``, ``seed`` and
         ``boundary``.
 
@@ -87,6 +90,8 @@ def make_stream(train: Source, test: Source | None, **settings: Any) -> Stream:
         if name in KINDS[kind] and (value is not None or KINDS[kind][name] == "seed")
     }
     stream = _maker(kind)(train, test, **given)
+    if settings.get("joint"):
+        stream = stream.joint()
     if settings.get("online") is None:
         return stream
     how: dict[str, Any] = {"chunk": settings["online"]}
@@ -100,13 +105,13 @@ def make_stream(train: Source, test: Source | None, **settings: Any) -> Stream:
 def default_settings(kind: str) -> dict[str, Any]:
     """What each setting of a kind is where nothing is said; for those of ``online``, once it is asked for."""
     made, cut = signature(_maker(kind)).parameters, signature(Stream.online).parameters
-    online = {"online": None, "online_seed": cut["seed"].default, "boundary": cut["boundary"].default}
-    return {name: made[_ARGUMENTS.get(name, name)].default for name in KINDS[kind]} | online
+    later = {"joint": False, "online": None, "online_seed": cut["seed"].default, "boundary": cut["boundary"].default}
+    return {name: made[_ARGUMENTS.get(name, name)].default for name in KINDS[kind]} | later
 
 
 def settings_of(description: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a stream's description, which a protocol keeps; its tasks tell a plain stream's order."""
-    known = {"kind", *KINDS.get(description["kind"], {}), *_ONLINE} - {"tasks"}
+    known = {"kind", *KINDS.get(description["kind"], {}), *_ANY} - {"tasks"}
     settings = {name: value for name, value in description.items() if name in known}
     if TASK_COUNT in description:
         settings["tasks"] = description[TASK_COUNT]
@@ -131,8 +136,8 @@ def _maker(kind: str) -> Callable[..., Stream]:
 
 
 def _check(kind: str, settings: Mapping[str, Any]) -> None:
-    types = {**KINDS[kind], **_ONLINE}
-    everywhere = {name for known in KINDS.values() for name in known} | set(_ONLINE)
+    types = {**KINDS[kind], **_ANY}
+    everywhere = {name for known in KINDS.values() for name in known} | set(_ANY)
     for name in settings:
         if name not in everywhere:
             raise ConfigError(f"A stream has no setting {name!r}. {nearest(name, {'kind', *types})}")
@@ -160,6 +165,8 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, list | tuple) and all(_is(one, each) for one in value)
     if isinstance(value, str):
         return kind in ("name", "moment")
+    if kind == "flag":
+        return isinstance(value, bool)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind in ("number", "moment"):
         return whole or isinstance(value, float)

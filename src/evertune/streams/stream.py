@@ -13,6 +13,7 @@ from evertune.errors import StreamError
 from evertune.streams import plan
 from evertune.streams.chain import chained
 from evertune.streams.groups import class_groups
+from evertune.streams.joined import joined
 from evertune.streams.longtail import Tail, long_tailed
 from evertune.streams.online import chunks
 from evertune.streams.opening import Options
@@ -35,12 +36,15 @@ class Stream(Sequence[Task]):
     Of kind ``"class"`` every task brings new classes, and each class belongs to one task; of kind ``"domain"`` a task
     is a domain; of kind ``"mixed"`` a task brings anything: new classes, new domains, more of what is known. A task's
     own test examples, of classes seen so far, are one group of the accuracy matrix. ``classes`` holds all names in
-    order of arrival, ``settings`` what :func:`evertune.streams.make_stream` makes the stream again from.
+    order of arrival, ``settings`` what :func:`evertune.streams.make_stream` makes the stream again from. ``merged`` are
+    the tasks that :meth:`joint` put together, and empty otherwise.
 
     Made from one data set by :meth:`class_incremental`, :meth:`domain_incremental`, :meth:`class_and_domain`,
     :meth:`more_data`, :meth:`by_time` or :meth:`blurry`; from folders or tasks by :meth:`of`; from other streams by
-    :meth:`chain` and :meth:`online`.
+    :meth:`chain`, :meth:`online` and :meth:`joint`.
     """
+
+    merged: tuple[Task, ...] = ()
 
     def __init__(
         self,
@@ -323,6 +327,28 @@ class Stream(Sequence[Task]):
         settings = {**stream.settings, "online": chunk, "online_seed": seed, "boundary": boundary}
         return cls(chunks(stream.tasks, chunk, seed, boundary), data=stream.data, settings=settings)
 
+    def joint(self) -> Stream:
+        """All tasks as one: every example is there at once, which is the mark above what learns task by task.
+
+        To a method this is a first task like any other, so all of them can be measured so. With the same epochs they
+        take as many steps as over all tasks together, rounding aside.
+
+        Raises
+        ------
+        StreamError
+            The stream was cut into chunks; :meth:`online` can cut the joint one.
+        """
+        if "online" in self.settings:
+            raise StreamError("This stream was cut into chunks: put its tasks together first, then cut what comes out.")
+        if self.merged:
+            return self
+        tests = [task.test for task in self if task.test is not None]
+        train, test = joined([task.train for task in self]), joined(tests) if tests else None
+        task = Task(0, "joint", train, test, self.classes, self.kind)
+        stream = Stream([task], data=self.data, settings={**self.settings, "joint": True})
+        stream.merged = self.tasks
+        return stream
+
     @classmethod
     def of(cls, *tasks: Task | str | os.PathLike[str], kind: Kind = "mixed", **options: Unpack[Options]) -> Stream:
         """Tasks, or folders of class folders, in order; later the same stream with more of them goes on.
@@ -422,6 +448,8 @@ class Stream(Sequence[Task]):
         return told
 
     def __repr__(self) -> str:
+        if self.merged:
+            return f"<Stream of {len(self.merged)} tasks as one, {len(self.classes)} classes>"
         how = "mixed" if self.kind == "mixed" else f"{self.kind}-incremental"
         return f"<Stream of {len(self)} tasks, {how}, {len(self.classes)} classes>"
 

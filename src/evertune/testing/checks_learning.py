@@ -19,12 +19,12 @@ from evertune.testing.suite import check, require, require_same
 
 @check
 def only_what_is_declared_trains(subject: Subject) -> None:
-    """A training phase changes the parameters that it declares, and nothing else."""
+    """A training phase changes the parameters and the averages that it declares, and nothing else."""
     moved = subject.course.moved
     require(
         not moved,
-        f"a training phase changed what it does not give in Optimise.parameters: {', '.join(moved[:5])}. Change other "
-        "state in a Solve phase.",
+        f"a training phase changed what it gives neither in Optimise.parameters nor in Optimise.averaged: "
+        f"{', '.join(moved[:5])}. Change other state in a Solve phase.",
     )
 
 

@@ -90,7 +90,7 @@ class Declared:
         spy(learner.method, self.began)
 
     def began(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = {id(p) for p in parameters if p.requires_grad}
+        self.parameters = {id(p) for p in parameters}
         self.before = state_of(self.learner)
 
     def ended(self, report: PhaseReport) -> None:
@@ -109,7 +109,7 @@ def spy(
     on_start: Callable[[list[nn.Parameter]], None] = lambda parameters: None,
     on_phase: Callable[[TaskInfo, Phase], None] = lambda task, phase: None,
 ) -> Callable[[TaskInfo], Iterable[Phase]]:
-    """Calls ``on_start`` with the parameters of every training phase as it begins, ``on_phase`` with every phase.
+    """Calls ``on_start`` with what every training phase may change as it begins, ``on_phase`` with every phase.
 
     Returns the method's own ``phases``, on which nobody spies.
     """
@@ -133,5 +133,6 @@ def _asked(
 ) -> Iterable[nn.Parameter]:
     parameters = list(phase.parameters())
     if next(asked) == 0:  # the engine may ask again
-        on_start(parameters)
+        averages = [p for mean, _, _ in phase.averaged() for p in mean.parameters()]
+        on_start([*(p for p in parameters if p.requires_grad), *averages])
     return parameters

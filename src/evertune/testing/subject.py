@@ -25,8 +25,8 @@ from evertune.testing.surroundings import remove
 
 QUICK: dict[str, Any] = {
     "epochs": 2, "follow_epochs": 1, "batch_size": 8, "features": 48, "blocks": "0-2", "shared_epochs": 2,
-    "shared_follow_epochs": 1, "fix_epochs": 1, "warmup": 0, "shared_warmup": 0, "tii_epochs": 20, "tap_epochs": 20,
-    "centroids": 2,
+    "shared_follow_epochs": 1, "fix_epochs": 1, "freeze_epochs": 1, "warmup": 0, "shared_warmup": 0, "tii_epochs": 20,
+    "tap_epochs": 20, "centroids": 2, "draws": 16, "align_epochs": 5,
 }  # fmt: skip
 """Of these options, those that a method has: small, so that learning takes no time."""
 

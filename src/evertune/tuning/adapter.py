@@ -33,6 +33,9 @@ class AdapterBlock(BlockTuning):
         # The scale goes to the small matrix, not to the tokens.
         return F.linear(h, self.up_weight * self.scale, self.up_bias * self.scale)
 
+    def writes(self) -> list[Tensor]:
+        return [self.up_weight]
+
 
 class Adapter(Tuning):
     """A bottleneck beside every MLP; equals the plain model until trained (W_up and the biases start at zero).

@@ -94,9 +94,10 @@ class Bank(nn.Module):
         slot.load_state_dict(source.state_dict())
         return slot
 
-    def freeze(self, slot: int) -> None:
-        """No more gradients for a slot, for good."""
-        self[slot].freeze()
+    def freeze(self, *slots: int) -> None:
+        """No more gradients for these slots, or for all, for good."""
+        for slot in slots or range(len(self)):
+            self[slot].freeze()
 
     def drop(self, slots: Collection[int]) -> None:
         """Remove ``slots``; those behind them move down."""

@@ -38,6 +38,9 @@ class LoRABlock(BlockTuning):
         """ΔW = s (A B)ᵀ of each target, [out, in]: what this block adds to the frozen weight."""
         return {name: cast(Tensor, self.scale * (self.a[name] @ self.b[name]).T) for name in self.a}
 
+    def writes(self) -> list[Tensor]:
+        return [self.b[name].mT for name in self.b]
+
     @torch.no_grad()
     def blend(self, others: Sequence[LoRABlock], weight: float) -> None:
         """ΔW ← (1 − m) ΔW + m · mean of the others' ΔW, for m = ``weight``, brought back to rank r.
@@ -57,7 +60,31 @@ class LoRABlock(BlockTuning):
             b.copy_(root[:, None] * vh[:rank])
 
 
-class LoRA(Tuning):
+class LowRank(Tuning):
+    """A change of weights of low rank: its blocks are :class:`LoRABlock`, so that it can be merged and exported.
+
+    Parameters
+    ----------
+    targets
+        Which maps of the attention it changes, as letters: ``"qkv"``, ``"kv"`` …
+
+    Raises
+    ------
+    ConfigError
+        No targets, or some that the attention has not.
+    """
+
+    def __init__(self, shape: Shape, blocks: Iterable[int], targets: str, **settings: float) -> None:
+        super().__init__(shape, blocks, **settings)
+        if not targets or set(targets) - set("qkv"):
+            raise ConfigError(f"{self.kind}: targets {targets!r} must be letters out of q, k and v, like 'kv'.")
+
+    def factored(self, index: int) -> LoRABlock:
+        """One block with its A and B, for one of :attr:`indices`."""
+        return cast(LoRABlock, self.block(index))
+
+
+class LoRA(LowRank):
     """Low-rank updates of query, key or value maps; equals the plain model until trained (B starts at zero).
 
     Parameters
@@ -85,11 +112,9 @@ class LoRA(Tuning):
         targets: str = "kv",
         init: str = "lora",
     ) -> None:
-        super().__init__(shape, blocks, alpha=alpha)
+        super().__init__(shape, blocks, targets, alpha=alpha)
         if rank < 1:
             raise ConfigError(f"lora: rank={rank} must be at least 1.")
-        if not targets or set(targets) - set("qkv"):
-            raise ConfigError(f"lora: targets {targets!r} must be letters out of q, k and v, like 'kv'.")
         if init not in ("lora", "wide"):
             raise ConfigError(f"lora: init {init!r} does not exist; choose 'lora' (1/√D) or 'wide' (1/√r).")
         bound = 1 / math.sqrt(shape.width if init == "lora" else rank)

@@ -12,6 +12,7 @@ import torch
 from evertune.backbones import Shape
 from evertune.errors import ConfigError, nearest
 from evertune.tuning.adapter import Adapter
+from evertune.tuning.full import Full
 from evertune.tuning.lora import LoRA
 from evertune.tuning.prefix import Prefix
 from evertune.tuning.prompt import Prompt
@@ -22,7 +23,7 @@ from evertune.tuning.tuning import Tuning
 from evertune.tuning.vpt import VPT
 
 TUNINGS: dict[str, type[Tuning]] = {
-    t.kind: t for t in (Adapter, LoRA, Prefix, Prompt, SequentialAdapter, SSF, TokenMixing, VPT)
+    t.kind: t for t in (Adapter, Full, LoRA, Prefix, Prompt, SequentialAdapter, SSF, TokenMixing, VPT)
 }
 
 

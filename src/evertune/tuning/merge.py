@@ -11,7 +11,7 @@ import torch
 
 from evertune.backbones import Backbone
 from evertune.errors import ConfigError
-from evertune.tuning.lora import LoRA, LoRABlock
+from evertune.tuning.lora import LoRABlock, LowRank
 from evertune.tuning.tuning import Tuning
 
 _changed: WeakKeyDictionary[Backbone, set[tuple[int, str]]] = WeakKeyDictionary()
@@ -32,9 +32,10 @@ def merged(backbone: Backbone, tuning: Tuning) -> Iterator[Backbone]:
     Raises
     ------
     ConfigError
-        The tuning is no LoRA or was made for another shape, or one of its weights is merged already.
+        The tuning is neither a LoRA nor a sum of some, was made for another shape, or changes a weight that is
+        merged already.
     """
-    if not isinstance(tuning, LoRA):
+    if not isinstance(tuning, LowRank):
         raise ConfigError(f"Only LoRA is a change of weights that can be merged; this is a {tuning.kind}.")
     if tuning.shape != backbone.shape:
         raise ConfigError(f"A LoRA made for {tuning.shape} cannot be merged into a backbone of {backbone.shape}.")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from evertune.backbones import Shape, digest
 from evertune.errors import ConfigError
-from evertune.tuning.bank import Bank
+from evertune.tuning.bank import Bank, Mixed
 from evertune.tuning.prompt import KeptPrompts
 from evertune.tuning.tuning import BlockTuning, Tuning, uniform
 
@@ -135,7 +135,7 @@ class KeyedBank(Tuning):
     @property
     def keys(self) -> Tensor:
         """[T, D]."""
-        return torch.stack([slot.get_parameter("key") for slot in self.experts])
+        return torch.stack([cast(Tensor, slot.key) for slot in self.experts])
 
     def open(self, generator: torch.Generator) -> None:
         """A tuning for a new task, which starts as that of the task before, and a key drawn from U(−1, 1)."""
@@ -153,7 +153,7 @@ class KeyedBank(Tuning):
 
     def select(self, choice: Tensor) -> Chosen:
         """The general tuning and, for each sample, that of its task [B]."""
-        own = self.experts.select(choice)
+        own = Mixed(list(self.experts), choice)
         blocks = {
             i: cast(BlockTuning, (self.general if i in self.general.indices else own).block(i)) for i in self.indices
         }

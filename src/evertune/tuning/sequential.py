@@ -44,6 +44,9 @@ class SequentialAdapterBlock(BlockTuning):
         h = F.relu(y @ self.down_weight + self.down_bias.unsqueeze(-2))
         return add_product(y, h, self.up_weight, self.scale) + self.scale * self.up_bias.unsqueeze(-2)
 
+    def writes(self) -> list[Tensor]:
+        return [self.up_weight.mT]
+
 
 class SequentialAdapter(Tuning):
     """A bottleneck behind every attention; equals the plain model until trained (W_up and the biases start at zero).

@@ -28,6 +28,10 @@ class BlockTuning(BlockSites, nn.Module):
         """
         raise ConfigError(f"{cls.__name__} cannot steer the samples of one batch differently: pass each part alone.")
 
+    def writes(self) -> list[Tensor]:
+        """The matrices [out, r] by which a bottleneck of r writes into the stream; none where there is none."""
+        return []
+
 
 class Tuning(nn.Module):
     """Steers one pass of a frozen backbone. The plain pre-trained model is the absence of a tuning (``None``).
@@ -75,6 +79,10 @@ class Tuning(nn.Module):
         name = str(index)
         return cast(BlockTuning, self.blocks[name]) if name in self.blocks else None
 
+    def writes(self) -> list[Tensor]:
+        """Those of all blocks, :meth:`BlockTuning.writes`."""
+        return [matrix for block in self.blocks.values() for matrix in cast(BlockTuning, block).writes()]
+
     def normed(self, name: str, y: Tensor) -> Tensor:
         """After the patch embedding (``patch_embed``) or the last LayerNorm (``norm``)."""
         return y
@@ -96,6 +104,12 @@ class Tuning(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and not self.frozen)
+
+    @torch.no_grad()
+    def follow(self, other: Tuning, weight: float) -> None:
+        """θ ← (1 − w) θ + w · θ of ``other``, a tuning like this one: a step of a moving average of it."""
+        for own, value in zip(self.parameters(), other.parameters(), strict=True):
+            own.lerp_(value, weight)
 
     def fingerprint(self) -> str:
         """A digest of the values: equal for equal tunings. Made anew only when one was changed in place or replaced."""

@@ -265,6 +265,13 @@ def test_features_of_all_processes_are_gathered(vit: TimmViT, images: Tensor) ->
     assert len(passes()) == len(memory["plain"][0]) == 2 * len(images)
 
 
+def test_sums_are_those_of_all_processes(vit: TimmViT, images: Tensor) -> None:
+    others = [torch.full((1, 2, 3), 4.0), torch.zeros(1, 2, 3)]
+    passes = Passes(vit, images, gather=lambda t: torch.cat([t, *others]))
+    assert torch.equal(passes.summed(torch.ones(2, 3)), torch.full((2, 3), 5.0))
+    assert torch.equal(Passes(vit, images).summed(torch.ones(2, 3)), torch.ones(2, 3))
+
+
 @pytest.mark.parametrize("kind", ["adapter", "lora", "ssf", "vpt"])
 def test_low_precision_gives_float32_features_and_gradients(make_model: Any, kind: str) -> None:
     vit = TimmViT(make_model().float(), "bf16", preprocessing="unit")

@@ -29,6 +29,7 @@ def made(blobs: Data, kind: str = "class", **told: Any) -> Any:
         ({"order_seed": "none", "settings": ["sizes=4,2"]}, {"sizes": [4, 2], "order_seed": None}),
         ({"settings": ["shots=2", "shot_seed=3"]}, {"shots": 2, "shot_seed": 3}),
         ({"kind": "blurry", "settings": ["tasks=2", "online=16"]}, {"kind": "blurry", "tasks": 2, "online": 16}),
+        ({"increment": 2, "joint": True}, {"increment": 2, "joint": True}),
         ({"kind": "data", "settings": ["fractions=[0.5, 0.5]"]}, {"kind": "data", "fractions": [0.5, 0.5]}),
     ],
 )

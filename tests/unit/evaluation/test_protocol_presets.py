@@ -169,3 +169,12 @@ def test_what_is_not_said_is_not_compared() -> None:
         {**measured("hide-pet")[0], "views": {"test": {"view": "text"}}, "preprocessing": {"pooling": "cls"}}
     )
     assert set(unlike("pilot", text)) == {"class order"}
+
+
+@pytest.mark.parametrize("preset", ["ranpac", "hide-pet"])
+def test_no_preset_learns_all_tasks_at_once(preset: str) -> None:
+    """Whether or not it fixes the number of tasks."""
+    protocol, train = measured(preset, joint=True)
+    said = {"ranpac": "one after the other", "hide-pet": "10"}[preset]
+    assert unlike(preset, protocol, train) == {"tasks": (said, "all at once")}
+    assert all(unlike(name, protocol, train) for name in PRESETS)

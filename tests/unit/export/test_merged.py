@@ -46,9 +46,12 @@ IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(7))
     [
         ("finetune", {"blocks": "0,3-5"}, 3),
         ("finetune", {"tuning": "ssf", "blocks": "1-5"}, 3),
+        ("slca", {"tuning": "full", "blocks": "4-5", "first": 1.0}, 3),
         ("ranpac", {"features": 0, "tuning": "ssf"}, 3),  # a ridge on the features themselves is a linear map
         ("ranpac", {"features": 30}, 0),  # on random features it is none
         ("ranpac", {"features": 0, "scoring": "cosine"}, 0),
+        ("inflora", {"head": "linear", "blocks": "0,3"}, 3),
+        ("sd_lora", {"blocks": "0,3"}, 0),
         ("safe", {"features": 0}, 3),  # after one task the slow learner answers alone
     ],
 )

@@ -105,6 +105,13 @@ def test_blocks_targets_and_scale_are_those_of_the_tuning(
     assert tiny.identity.weights in readme and "PeftModel.from_pretrained" in readme
 
 
+def test_a_sum_of_directions_is_one_adapter(peft: object, tiny: TimmViT, blobs: Blobs, tmp_path: Path) -> None:
+    learner = taught("sd_lora", tiny, blobs, tasks=2, epochs=1, blocks="0,2", ranks="3,1:2")
+    (made,) = export_peft(learner, tmp_path / "out")
+    assert made.folder == tmp_path / "out" and made.rank == 2 * (3 + 2)
+    assert differ(loaded(peft, tiny, made.folder), tiny, learner.method.tuning) < 1e-5
+
+
 def test_what_is_no_lora_stays_behind_and_is_told(peft: object, tiny: TimmViT, blobs: Blobs, tmp_path: Path) -> None:
     learner = taught("ntk_cl", tiny, blobs, tasks=1, epochs=1)
     with pytest.warns(UserWarning, match=r"patch-cur \(token_mixing\)"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.special import softmax
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from evertune.errors import TrainingError
 from evertune.heads import LinearHead, MLPHead, align
@@ -39,7 +40,8 @@ def fixed(classes: int, width: int) -> Callable[[int], tuple[Tensor, Tensor]]:
     return draw
 
 
-def test_alignment_is_momentum_descent_written_out() -> None:
+@pytest.mark.parametrize(("decay", "tau"), [(0.0, 1.0), (0.1, 0.5)])
+def test_alignment_is_momentum_descent_written_out(decay: float, tau: float) -> None:
     epochs, steps, batch, rate, momentum = 3, 4, 5, 0.2, 0.7
     head, draw = make(LinearHead, 3, 4).double(), fixed(3, 4)
     w = np.concatenate([head.weight.detach().numpy(), head.bias.detach().numpy()[:, None]], 1)
@@ -50,10 +52,10 @@ def test_alignment_is_momentum_descent_written_out() -> None:
         for i in range(steps):
             rows, labels = x[i * batch : (i + 1) * batch], y[i * batch : (i + 1) * batch]
             rows = np.concatenate([rows.astype(float), np.ones((batch, 1))], 1)
-            p = softmax(rows @ w.T, axis=1)
+            p = softmax(rows @ w.T / tau, axis=1)
             losses[-1] -= np.log(p[np.arange(batch), labels]).mean() / steps
             p[np.arange(batch), labels] -= 1
-            velocity = momentum * velocity + p.T @ rows / batch
+            velocity = momentum * velocity + p.T @ rows / batch / tau + decay * w
             w = w - rate * (1 + math.cos(math.pi * epoch / epochs)) / 2 * velocity
     again = fixed(3, 4)
 
@@ -61,7 +63,8 @@ def test_alignment_is_momentum_descent_written_out() -> None:
         x, y = again(n)
         return x.double(), y
 
-    got = align(head, doubled, epochs=epochs, steps=steps, batch=batch, rate=rate, momentum=momentum)
+    options = {"weight_decay": decay, "loss": lambda z, y: F.cross_entropy(z / tau, y)} if decay else {}
+    got = align(head, doubled, epochs=epochs, steps=steps, batch=batch, rate=rate, momentum=momentum, **options)
     np.testing.assert_allclose(got, losses, rtol=1e-6)
     np.testing.assert_allclose(head.weight.detach().numpy(), w[:, :-1], rtol=1e-10)
     np.testing.assert_allclose(head.bias.detach().numpy(), w[:, -1], rtol=1e-10)
@@ -162,3 +165,9 @@ def test_a_diverging_head_is_left_as_it_was() -> None:
         align(head, exploding, epochs=3, steps=4, batch=6, rate=0.5)
     assert torch.equal(head.weight, before)
     assert head.weight.grad is None
+
+
+def test_what_is_fixed_keeps_its_values() -> None:
+    head, before = make(LinearHead, 3, 4), make(LinearHead, 3, 4)
+    align(head, fixed(3, 4), epochs=2, steps=3, batch=8, rate=0.1, fixed=("bias",))
+    assert head.bias.equal(before.bias) and not head.weight.equal(before.weight)

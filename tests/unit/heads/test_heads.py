@@ -18,6 +18,7 @@ from evertune.heads import (
     PrototypeHead,
     RidgeHead,
     RidgeOptions,
+    normalised,
     project,
     random_projection,
     section_scores,
@@ -314,3 +315,35 @@ def test_a_strength_is_found_for_a_handful_of_images(rows: int, stratified: bool
     x, y = features(rows), torch.arange(rows)
     strength = RidgeHead().choose(x, y, random_projection(6, 50, generator()), options, generator())
     assert strength in options.grid
+
+
+# -- columns of tasks --------------------------------------------------------------------------------------------------
+
+
+def test_normalised_logits_are_divided_by_the_mean_norm_of_the_tasks() -> None:
+    logits, owner = features(4, 7).double(), torch.tensor([0, 0, 3, 0, 1, 1, 1])
+    norms = [np.linalg.norm(logits.numpy()[:, owner == task], axis=1) for task in (0, 1, 3)]
+    wanted = logits.numpy() / (0.1 * np.mean(norms, axis=0)[:, None])
+    np.testing.assert_allclose(normalised(logits, owner, 0.1), wanted, rtol=1e-12)
+
+
+def test_logits_of_zero_have_a_gradient() -> None:
+    logits = torch.zeros(2, 3, requires_grad=True)
+    normalised(logits, torch.tensor([0, 0, 1]), 0.1).sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_rows_of_a_linear_head_are_taken_out_and_put_back() -> None:
+    head = LinearHead(6)
+    head.grow(4, generator())
+    before = head(features())
+    part = head.select((3, 1))
+    torch.testing.assert_close(part(features()), before[:, [3, 1]])
+    with torch.no_grad():
+        part.weight.add_(1)
+        part.bias.add_(2)
+    torch.testing.assert_close(head(features()), before)
+    head.replace((3, 1), part)
+    assert head(features())[:, [0, 2]].equal(before[:, [0, 2]])
+    torch.testing.assert_close(head(features())[:, [3, 1]], before[:, [3, 1]] + features().sum(1, keepdim=True) + 2)
+    assert part.select(()).classes == 0

@@ -29,17 +29,29 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "safe": ("safe", TRAINING | {"features": 40, "follow_epochs": 1}),
     "safe shared": ("safe", TRAINING | {"features": 40, "follow_epochs": 1, "statistics": "shared"}),
     "finetune": ("finetune", TRAINING),
+    "linear_probe": ("linear_probe", {"epochs": 5, "batch_size": 8}),
+    "ridge_probe": ("ridge_probe", {}),
     "l2p": ("l2p", {"epochs": 1, "batch_size": 8}),
     "dualprompt": ("dualprompt", {"epochs": 1, "batch_size": 8, "blocks": "0-2", "general": 1}),
+    "coda_prompt": ("coda_prompt", TRAINING | {"components": 3}),
+    "s_prompt": ("s_prompt", {"epochs": 1, "batch_size": 8, "centroids": 3}),
     "ease": ("ease", TRAINING),
+    "lae": ("lae", TRAINING | {"freeze_epochs": 0}),
+    "slca": ("slca", TRAINING | {"align_epochs": 1, "draws": 16}),
+    "tuna": ("tuna", TRAINING | {"align_epochs": 3}),
     "fecam": ("fecam", TRAINING),
     "fecam common": ("fecam", TRAINING | {"covariance": "common"}),
+    "inflora": ("inflora", TRAINING),
+    "sd_lora": ("sd_lora", TRAINING),
     "ntk_cl": ("ntk_cl", TRAINING | {"follow_epochs": 1}),
     "hide_pet": ("hide_pet", HIDE | {"statistics": "covariance"}),
     "hide_pet accumulate": ("hide_pet", HIDE | {"accumulate": True, "accumulate_threshold": 0.0}),
     "hide_pet task_head": ("hide_pet", HIDE | {"identity": "task_head", "router_head": "mlp"}),
 }
-EXACT = ("simple_cil", "aper", "ranpac", "fecam", "finetune", "ntk_cl")
+EXACT = (
+    "simple_cil", "aper", "ranpac", "fecam", "finetune", "linear_probe", "ridge_probe", "slca", "inflora", "sd_lora",
+    "ntk_cl",
+)  # fmt: skip
 """Methods that score each class by itself."""
 
 
@@ -95,7 +107,7 @@ def test_a_class_goes_and_the_others_stay(
     assert [entry["classes"] for entry in me.history] == [["spot 0", "spot 2"], ["spot 3", "spot 4"], ["spot 5"]]
     assert me.history[0]["new_classes"] == ["spot 0", "spot 2"]
     assert all(scores.shape == (len(test), 5) for scores in after.values())
-    single = after.keys() - {"mixture", "routed"}  # which look at all classes
+    single = after.keys() - {"mixture", "routed", "ensemble"}  # which look at all classes
     for part in single:
         torch.testing.assert_close(after[part], before[part][:, stay], rtol=1e-4, atol=1e-5)
     assert found.probes == 16
@@ -106,9 +118,10 @@ def test_a_class_goes_and_the_others_stay(
 
 
 def told(me: Learner, test: Source, task: int) -> Tensor:
-    """Scores of a slot of HiDe-PET; of SAFE those of the slow learner."""
-    if me.method.name == "safe":
-        return me.engine.scores(me.method, test)["slow"]
+    """Scores of a slot of HiDe-PET; of SAFE and LAE those of one expert, which do not look at all classes."""
+    expert = {"safe": "slow", "lae": "offline"}.get(me.method.name)
+    if expert is not None:
+        return me.engine.scores(me.method, test)[expert]
     numbers = torch.full((len(test),), task)
     return me.engine.compute(
         test, me.method.branches, lambda passes: {"told": me.method.told(passes, numbers[passes.rows])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -148,6 +149,14 @@ def test_the_cosine_schedule_is_torch_s(horizon: int | None) -> None:
         assert recipe.rate_at(epoch) == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         schedule.step()
+
+
+def test_a_quarter_of_a_turn_ends_near_zero() -> None:
+    """Rates at the first, the middle and the last epoch: 0.495 of half a turn, in equal steps."""
+    recipe = Recipe(epochs=11, batch_size=1, rate=0.01, schedule="quarter")
+    assert recipe.rate_at(0) == 0.01 and recipe.rate_at(10) == pytest.approx(1.5707e-4, rel=1e-3)
+    assert recipe.rate_at(5) == pytest.approx(0.01 * math.cos(math.radians(44.55)))
+    assert Recipe(epochs=1, batch_size=1, rate=0.01, schedule="quarter").rate_at(0) == 0.01
 
 
 def test_a_constant_schedule() -> None:

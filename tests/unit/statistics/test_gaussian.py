@@ -416,3 +416,18 @@ def test_kmeans_is_seeded_by_the_generator(monkeypatch: pytest.MonkeyPatch) -> N
     clusters(draw(20).double(), 3, generator())
     assert [seed[:2] for seed in seeds] == [(3, 10)] * 3
     assert seeds[0] == seeds[2] != seeds[1]
+
+
+def test_equally_many_draws_in_random_order() -> None:
+    statistics = fitted("variance", draw(12, 3), torch.arange(12) % 4)
+    entries = statistics.sample(402, generator(), equally=True)[1]
+    assert entries.bincount().tolist() == [101, 101, 100, 100]
+    assert not entries.equal(torch.arange(402) % 4)
+    again, other = (statistics.sample(402, generator(seed), equally=True)[1] for seed in (0, 1))
+    assert again.equal(entries) and not other.equal(entries)
+
+
+def test_the_last_task_of_a_class_that_comes_again() -> None:
+    statistics = fitted("variance", draw(12, 3), torch.arange(12) % 3)
+    statistics.fit(draw(8, 3), torch.tensor([1, 3] * 4), 1, generator())
+    assert statistics.last_task.tolist() == [0, 1, 0, 1]

@@ -47,6 +47,10 @@ SETTINGS: list[dict[str, Any]] = [
     {"kind": "blurry", "tasks": 3, "blur": 0.3, "disjoint": 0.5, "blur_seed": 1, "order_seed": 0},
     {"increment": 3, "order_seed": None, "online": 10, "online_seed": None},
     {"kind": "blurry", "tasks": 3, "order": NAMES, "online": 10, "online_seed": 2, "boundary": 0.2},
+    {"increment": 2, "joint": True},
+    {"increment": 2, "order": NAMES[::-1], "joint": True},
+    {"kind": "domain", "order_seed": None, "joint": True},
+    {"kind": "data", "tasks": 3, "joint": True, "online": 16},
 ]
 
 
@@ -71,6 +75,8 @@ def test_settings_are_those_of_the_constructors() -> None:
         ({"kind": "data"}, Stream.more_data(TRAIN, TEST)),
         ({"kind": "time", "tasks": 2}, Stream.by_time(TRAIN, TEST, tasks=2)),
         ({"kind": "blurry"}, Stream.blurry(TRAIN, TEST)),
+        ({"increment": 2, "joint": True}, Stream.class_incremental(TRAIN, TEST, increment=2).joint()),
+        ({"increment": 2, "joint": False}, Stream.class_incremental(TRAIN, TEST, increment=2)),
         ({"increment": 2, "online": 64}, Stream.online(Stream.class_incremental(TRAIN, TEST, increment=2))),
     ]
     for settings, stream in pairs:
@@ -105,6 +111,7 @@ def test_plain_streams_are_described_as_ever() -> None:
         ({"boundary": 0.1}, "boundary means nothing without online"),
         ({"kind": "mixed", "arrival_seed": 1}, "arrival_seed means nothing without arrival='shuffled'"),
         ({"first": "2"}, "first is '2'; it must be a whole number"),
+        ({"joint": "yes"}, "joint is 'yes'; it must be true or false"),
         ({"first": True}, "first is True; it must be a whole number"),
         ({"sizes": [3, "3"]}, "sizes is .*; it must be a list of whole numbers"),
         ({"groups": ["a", "b"]}, "groups is .*; it must be a list of lists of names"),

@@ -30,6 +30,7 @@ VIT_B = Shape(width=768, depth=12, heads=12, hidden=3072, tokens=197)
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("adapter", {}),
     ("lora", {"targets": "qkv"}),
+    ("full", {}),
     ("ssf", {}),
     ("vpt", {"deep": True}),
     ("vpt", {"deep": False}),
@@ -38,7 +39,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("prompt", {"length": 3}),
     ("token_mixing", {"length": 3}),
 ]
-IDS = ["adapter", "lora", "ssf", "vpt-deep", "vpt-shallow", "sequential", "prefix", "prompt", "mixing"]
+IDS = ["adapter", "lora", "full", "ssf", "vpt-deep", "vpt-shallow", "sequential", "prefix", "prompt", "mixing"]
 kinds = pytest.mark.parametrize(("kind", "options"), KINDS, ids=IDS)
 
 
@@ -66,6 +67,7 @@ def shaken(tuning: Tuning, seed: int = 9) -> Tuning:
     ("kind", "options", "count"),
     [
         ("adapter", {}, 1_189_632),
+        ("full", {"blocks": "0-1"}, 2 * 7_087_872),  # what timm's blocks have
         ("ssf", {}, 205_824),
         ("vpt", {"deep": True}, 46_080),
         ("vpt", {"deep": False}, 3_840),
@@ -82,7 +84,7 @@ def test_trainable_parameters_of_a_vit_b(kind: str, options: dict[str, Any], cou
     assert sum(p.numel() for p in tuning.parameters() if p.requires_grad) == count
 
 
-@pytest.mark.parametrize("kind", ["adapter", "lora", "sequential_adapter"])
+@pytest.mark.parametrize("kind", ["adapter", "lora", "full", "sequential_adapter"])
 def test_identity_at_the_start(vit: TimmViT, images: Tensor, kind: str) -> None:
     torch.testing.assert_close(vit(images, fresh(vit, kind).eval()), vit(images), rtol=0, atol=1e-12)
 
@@ -119,6 +121,8 @@ def test_scale_one_and_shift_zero_is_the_plain_model(vit: TimmViT, images: Tenso
 
 def test_the_seed_decides_the_start() -> None:
     for kind, options in KINDS:
+        if kind == "full":  # draws nothing
+            continue
         one, same, other = (make_tuning(kind, VIT_B, seeded(s), **options).fingerprint() for s in (1, 1, 2))
         assert one == same != other
 
@@ -370,7 +374,17 @@ def test_a_plain_block_tuning_is_the_identity_at_every_site() -> None:
 
 
 def test_options_by_kind() -> None:
-    assert set(TUNINGS) == {"adapter", "lora", "prefix", "prompt", "sequential_adapter", "ssf", "token_mixing", "vpt"}
+    assert set(TUNINGS) == {
+        "adapter",
+        "full",
+        "lora",
+        "prefix",
+        "prompt",
+        "sequential_adapter",
+        "ssf",
+        "token_mixing",
+        "vpt",
+    }
     assert tuning_options("lora") == {"rank": 5, "alpha": 1.0, "targets": "kv", "init": "lora"}
     assert tuning_options("vpt") == {"prompts": 5, "deep": True, "init": "random"}
     validate_tuning("ssf", {"std": 0.1})
