@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from evertune.backbones import Shape
 from evertune.methods.config import option, require
 from evertune.methods.method import Batch, Collect, Generators, Phase, Solve, TaskInfo, register
-from evertune.methods.summed import Summed, SummedConfig
-from evertune.methods.taskwise import OURS
+from evertune.methods.summed import SLOWER, Summed, SummedConfig
 from evertune.statistics import GradientSpace, SecondMoments, principal
 from evertune.tuning import Watched
 
@@ -34,7 +33,7 @@ class InfLoRAConfig(SummedConfig):
     )
 
     presets = {  # noqa: RUF012
-        "evertune": OURS | {"blocks": "0-2", "rank": 5},
+        "evertune": SLOWER | {"rank": 5},
         "paper": {
             "epochs": 20, "batch_size": 128, "optimizer": "adam", "rate": 5e-4, "weight_decay": 0.0,
             "schedule": "quarter", "head": "linear", "spectrum": "moments",

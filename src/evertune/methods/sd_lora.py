@@ -9,8 +9,7 @@ from typing import Any
 
 from evertune.methods.config import option, require
 from evertune.methods.method import TaskInfo, register
-from evertune.methods.summed import Summed, SummedConfig
-from evertune.methods.taskwise import OURS
+from evertune.methods.summed import SLOWER, Summed, SummedConfig
 
 RELEASED: dict[str, Any] = {
     "epochs": 20, "batch_size": 128, "rate": 8e-3, "weight_decay": 0.0, "schedule": "constant", "head": "linear",
@@ -28,7 +27,7 @@ class SDLoRAConfig(SummedConfig):
     )
 
     presets = {  # noqa: RUF012
-        "evertune": OURS | {"blocks": "0-2", "ranks": "5"},
+        "evertune": SLOWER | {"ranks": "5"},
         "paper": RELEASED,
         "paper-rr": RELEASED | {"ranks": "10,4:8,8:6"},
         "paper-kd": RELEASED | {"absorb": 9e-4},

@@ -11,8 +11,12 @@ from torch import Tensor
 from evertune.backbones import Passes, Shape
 from evertune.methods.config import option
 from evertune.methods.method import Generators
-from evertune.methods.taskwise import Taskwise, TaskwiseConfig
+from evertune.methods.taskwise import OURS, Taskwise, TaskwiseConfig
 from evertune.tuning import Directions, Tuning, parse_blocks
+
+SLOWER: dict[str, Any] = OURS | {"blocks": "0-2", "rate": 2e-3}
+"""The training of the ``evertune`` presets: at a lower rate than elsewhere, since every task moves the features of all
+before it (docs/defaults.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
