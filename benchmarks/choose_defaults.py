@@ -141,16 +141,24 @@ CORRECTED: dict[str, dict[str, Any]] = {
 }
 """NTK-CL corrected: the weights of terms whose form has changed have to be found again (spec §5)."""
 
-PROMPTED: dict[str, dict[str, Any]] = {
-    "alike": {"rate": 5e-3, "bound": 1.0},
-    "rate 1e-3": {"rate": 1e-3, "bound": 1.0},
-    "rate 2e-4": {"rate": 2e-4, "bound": 1.0},
-    "rate 1e-3, bound 0.1": {"rate": 1e-3, "bound": 0.1},
-    "rate 1e-3, linear": {"rate": 1e-3, "bound": 1.0, "head": "linear"},
+L2P: dict[str, dict[str, Any]] = {
+    name: {"sigma_init": 10.0} | options
+    for name, options in {
+        "alike": {"rate": 5e-3},
+        **{f"rate {rate:g}": {"rate": rate} for rate in (1e-3, 5e-4, 2e-4, 1e-4)},
+        "keys stay": {"rate": 1e-3, "pull": 0.0},
+        "scale 30": {"rate": 2e-4, "sigma_init": 30.0},
+        "sgd": {"rate": 5e-3, "optimizer": "sgd"},
+        "linear": {"rate": 1e-3, "head": "linear"},
+    }.items()
 }
-"""What methods of chosen prompts share: "alike" is the training of the other presets."""
-L2P = PROMPTED | {"rate 1e-3, one prompt": {"rate": 1e-3, "top": 1}}
-DUALPROMPT = PROMPTED | {"rate 1e-3, 5 keys": {"rate": 1e-3, "length": 5}}
+DUALPROMPT: dict[str, dict[str, Any]] = {
+    "alike": {"rate": 5e-3},
+    "rate 1e-3": {"rate": 1e-3},
+    "5 keys": {"length": 5},
+    "linear": {"head": "linear"},
+}
+"""Of both, "alike" is the training of the other presets."""
 
 STAGES = {
     "first": ("ranpac", FIRST, (5, 5)),

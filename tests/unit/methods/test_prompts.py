@@ -10,6 +10,7 @@ import torch
 
 from evertune.backbones import TimmViT
 from evertune.errors import ConfigError
+from evertune.heads import LinearHead
 from evertune.learner import Learner
 from evertune.methods.dualprompt import DualPrompt
 from evertune.methods.l2p import L2P
@@ -29,6 +30,23 @@ def test_l2p_moves_no_row_of_another_task(backbone: TimmViT, stream: Stream) -> 
     rows, keys = method.head.weight.detach().clone(), method.pool.keys.detach().clone()
     me.learn(stream[1])
     assert torch.equal(method.head.weight[:2], rows) and not torch.equal(method.pool.keys, keys)
+
+
+@pytest.mark.parametrize("name", ["l2p", "dualprompt"])
+def test_a_linear_head_learns_from_rows_drawn_at_random(
+    name: str, backbone: TimmViT, stream: Stream, test: Source
+) -> None:
+    """The published settings: no means are collected, and the gradient's norm is bounded."""
+    me = learner(name, backbone, preset="paper", **({"blocks": "0-2"} if name == "dualprompt" else {}))
+    reports = me.learn(stream[0])
+    assert [r.name for r in reports] == ["open", "grow head", "prompts", "close"]
+    head = me.method.head
+    assert isinstance(head, LinearHead) and head.weight.shape[0] == 2 and bool(head.bias.any())
+    before = head.weight.detach().clone()
+    me.learn(stream[1])
+    assert torch.equal(head.weight[:2], before)
+    scores = me.scores(test)
+    assert scores.shape[1] == 4 and bool(scores.isfinite().all())
 
 
 def test_l2p_votes_only_while_learning(backbone: TimmViT, stream: Stream, test: Source) -> None:
