@@ -92,7 +92,9 @@ class Feed:
         ):
             rows, labels = rows.to(self.runtime.device), to_index[labels].to(self.runtime.device)
             memory = None if bank is None else bank.view(str(shown), rows, len(source))
-            yield Batch(self._passes(inputs, memory), labels, rows)
+            # An accelerator would wait for many small parts longer than it takes for the padding.
+            by_length = self.runtime.device.type == "cpu"
+            yield Batch(self._passes(inputs, memory, by_length=by_length), labels, rows)
 
     def collecting(
         self, source: Source, indices: np.ndarray, *, decoded: Pixels | None, shelf: Shelf | None, start: int = 0

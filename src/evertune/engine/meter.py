@@ -34,9 +34,9 @@ class Meter:
         """Tell the F that what happens inside takes for each example of the batch of ``passes``."""
         with Operations() as operations:
             yield
-        inputs = passes.inputs
-        if len(inputs):  # one of several processes may have no part of a batch
-            told(operations.count / (len(inputs) * self.unit(inputs)))
+        whole = sum(len(part) * self.unit(part) for part in passes.parts if len(part))
+        if whole:  # one of several processes may have no part of a batch
+            told(operations.count / whole)
 
     def unit(self, inputs: Tensor) -> int:
         """Operations of a plain pass of one example of the shape of ``inputs`` [B, ...]."""
