@@ -92,6 +92,13 @@ def test_runs_are_made_once_in_processes_of_their_own(file: Path) -> None:
     drawn = evertune_("bench", file, "--plot", f"main={file.parent / 'costs.svg'}")
     assert drawn.exit_code == 0 and drawn.stdout == "" and "costs.svg lacks ranpac: no finished run" in drawn.stderr
     assert "means" in (file.parent / "costs.svg").read_text()
+    file.write_text('records = "records.jsonl"\n' + file.read_text())
+    recorded = evertune_("bench", file, "--record")
+    assert recorded.stdout == f"{file.parent / 'records.jsonl'}: 1 of 2 runs\n", recorded.output
+    (file.parent / "runs").rename(file.parent / "gone")
+    assert evertune_("bench", file, "--table", "main").stdout == table.stdout
+    assert "# means/1993: missing\n" in evertune_("bench", file, "--list").stdout  # it can be made again
+    (file.parent / "gone").rename(file.parent / "runs")
     file.write_text(file.read_text().replace("train_per_class = 4", "train_per_class = 3"))
     assert "means/1993: different (train_per_class: 4 there, 3 here)" in evertune_("bench", file, "--list").stdout
     again = evertune_("bench", file, "--only", "means")
@@ -115,6 +122,7 @@ def test_bad_requests_are_refused_before_anything_runs(file: Path) -> None:
     assert "write it as NAME=VALUE" in refused("bench", file, "--var", "data")
     assert "write it as NAME=FILE" in refused("bench", file, "--plot", "main")
     assert "no table 'mian'" in refused("bench", file, "--plot", "mian=a.png")
+    assert "names no 'records' to write" in refused("bench", file, "--record")
     assert "no variable is called 'dta'" in refused("bench", file, "--var", "dta=x")
     text = file.read_text()
     for old, new, message in (

@@ -164,6 +164,11 @@ class Backbone(nn.Module, ABC):
         """Stays in evaluation mode whatever is asked: a frozen model has no training behaviour."""
         return super().train(False)
 
+    @property
+    def place(self) -> Tensor:
+        """[D], the position that is added to CLS; zeros where there is none of its own."""
+        return torch.zeros(self.shape.width, device=self.device)
+
     def mask(self, inputs: Tensor) -> Tensor | None:
         """Which tokens of each input are real and no padding, bool [B, N]; None where all are, as in images."""
         return None

@@ -95,6 +95,13 @@ class TimmViT(Backbone):
         self.identity = ImageIdentity(name, weights, preprocessing, mean, std, size)
         self.freeze()
 
+    @property
+    def place(self) -> Tensor:
+        positions = self.vit.pos_embed
+        if positions is None or self.vit.cls_token is None or self.vit.no_embed_class:
+            return super().place
+        return cast(Tensor, positions)[0, 0]
+
     def embed(self, inputs: Tensor, tuning: Sites | None = None) -> Tensor:
         size = self.identity.input_size
         if inputs.ndim != 4 or inputs.shape[1:] != (3, size, size):

@@ -6,7 +6,7 @@ from evertune.bench.cells import Cell, Flag
 from evertune.bench.file import Bench, read_bench
 from evertune.bench.picture import draw_table
 from evertune.bench.running import Outcome, log_of, run_cells
-from evertune.bench.state import State, state_of
+from evertune.bench.state import State, finished_run, state_of
 from evertune.bench.tables import Table
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "State",
     "Table",
     "draw_table",
+    "finished_run",
     "log_of",
     "read_bench",
     "run_cells",

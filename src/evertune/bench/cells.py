@@ -37,6 +37,11 @@ class Cell:
     settings: Mapping[str, Any]
 
     @property
+    def place(self) -> str:
+        """Its name among all cells: NAME/ORDER, as its folder's."""
+        return f"{self.name}/{self.folder.name}"
+
+    @property
     def order(self) -> int | None:
         """The seed of the order of arrival; None for the data's own order."""
         seed = self.settings["order_seed"]

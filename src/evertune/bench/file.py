@@ -17,7 +17,7 @@ from evertune.streams.make import KINDS, default_settings
 PARTS = ("stream", "backbone", "method")
 """What a run is combined from: an entry of ``[streams.*]``, of ``[backbones.*]`` and of ``[methods.*]``."""
 
-TOP = ("out", "vars", *(f"{part}s" for part in PARTS), "runs", "tables")
+TOP = ("out", "records", "vars", *(f"{part}s" for part in PARTS), "runs", "tables")
 OF_RUNS = (*PARTS, "name", "orders", "seeds", REFERENCES)
 OWN = ("out", "quiet", "settings", "stream_settings", "no_references", "order_seed", "seed")
 """Options of ``evertune run`` that an entry does not give: the bench does, or says them otherwise."""
@@ -25,11 +25,12 @@ OWN = ("out", "quiet", "settings", "stream_settings", "no_references", "order_se
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What a file asks for: its cells in their order, and its tables by name."""
+    """What a file asks for: its cells in their order, its tables by name, and where its records are, if it has any."""
 
     out: Path
     cells: tuple[Cell, ...]
     tables: Mapping[str, Table]
+    records: Path | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,7 +95,9 @@ class _Reader:
             name: read_table(self.table(table, f"[tables.{name}]"), names, f"{self.file}, [tables.{name}]")
             for name, table in self.table(self.content.get("tables", {}), "[tables]").items()
         }
-        return Bench(place, tuple(cells), tables)
+        records = self.content.get("records")
+        beside = None if records is None else self.file.parent / self.filled(str(records), "records")
+        return Bench(place, tuple(cells), tables, beside)
 
     def entries(self, section: str) -> dict[str, dict[str, Any]]:
         """The entries of a section, each with what it takes over from the one it is ``like``."""

@@ -45,6 +45,15 @@ def state_of(cell: Cell) -> State:
     return State("finished", run=run)
 
 
+def finished_run(cell: Cell, records: Mapping[str, KeptRun]) -> KeptRun | None:
+    """The run of ``cell``: that of its folder where it is finished, or what was recorded of the same run."""
+    state = state_of(cell)
+    if state.progress == "finished":
+        return state.run
+    recorded = records.get(cell.place)
+    return None if recorded is None or any(differences(cell, recorded)) else recorded
+
+
 def differences(cell: Cell, run: KeptRun) -> Iterator[str]:
     """Where the run in the folder of ``cell`` is not the one that its settings ask for: "seed: 1 there, 0 here".
 

@@ -46,8 +46,8 @@ def bench(
     table: Annotated[
         list[str] | None,
         typer.Option(
-            "--table", metavar="NAME", help="Print this table of what is finished as Markdown, or 'all'; run nothing.",
-            rich_help_panel=o.OUTPUT,
+            "--table", metavar="NAME", help="Print this table of what is finished or recorded, in Markdown, or 'all'; "
+            "run nothing.", rich_help_panel=o.OUTPUT,
         ),
     ] = None,
     plot: Annotated[
@@ -61,6 +61,13 @@ def bench(
         list[str] | None,
         typer.Option("--var", metavar="NAME=VALUE", help="Another value for a variable of the file's [vars]."),
     ] = None,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="Write what tables need of every finished run into the file's 'records'; run nothing.",
+            rich_help_panel=o.OUTPUT,
+        ),
+    ] = False,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Runs at a time.")] = 1,
     out: Annotated[
         Path | None,
@@ -81,7 +88,9 @@ def bench(
         flags = _flags(context)
         asked = read_bench(file, flags, _pairs("--var", var, "NAME=VALUE", "shared=/data"), out)
         cells = _chosen(asked, only)
-        if table or plot:
+        if table or plot or record:
+            if record:
+                _record(asked)
             _show_tables(asked, table or [])
             _draw(asked, _pairs("--plot", plot, "NAME=FILE", "main=costs.png"))
             return
@@ -125,7 +134,7 @@ def _pairs(option: str, given: Sequence[str] | None, form: str, example: str) ->
 
 def _chosen(asked: Bench, only: Sequence[str] | None) -> list[Cell]:
     def matches(cell: Cell, pattern: str) -> bool:
-        return fnmatchcase(cell.name, pattern) or fnmatchcase(_place(cell), pattern)
+        return fnmatchcase(cell.name, pattern) or fnmatchcase(cell.place, pattern)
 
     for pattern in only or ():
         if not any(matches(cell, pattern) for cell in asked.cells):
@@ -161,7 +170,7 @@ def _list(cells: Sequence[Cell], flags: dict[str, Flag]) -> None:
 
     for cell in cells:
         state = state_of(cell)
-        typer.echo(f"# {_place(cell)}: {_told(state)}")
+        typer.echo(f"# {cell.place}: {_told(state)}")
         typer.echo(shlex.join(["evertune", *cell.arguments(flags)]))
 
 
@@ -170,21 +179,40 @@ def _run(cells: Sequence[Cell], flags: dict[str, Flag], jobs: int) -> None:
 
     states = [state_of(cell) for cell in cells]
     wanted = [c for c, state in zip(cells, states, strict=True) if state.progress in ("missing", "begun")]
-    refused = {_place(c): s.reason for c, s in zip(cells, states, strict=True) if s.progress == "different"}
+    refused = {c.place: s.reason for c, s in zip(cells, states, strict=True) if s.progress == "different"}
     done = len(cells) - len(wanted) - len(refused)
     typer.echo(f"{len(cells)} runs: {done} finished, {len(wanted)} to do{f', {jobs} at a time' if jobs > 1 else ''}")
 
     def on_end(outcome: Outcome) -> None:
         how = f"{outcome.seconds:.0f} s" if not outcome.error else f"failed, see {log_of(outcome.cell)}"
-        typer.echo(f"{_place(outcome.cell)}: {how}")
+        typer.echo(f"{outcome.cell.place}: {how}")
 
     outcomes = run_cells(wanted, flags, jobs=jobs, on_end=on_end)
-    failed = refused | {_place(outcome.cell): outcome.error for outcome in outcomes if outcome.error}
+    failed = refused | {outcome.cell.place: outcome.error for outcome in outcomes if outcome.error}
     for place, reason in failed.items():
         note(f"{place} {'holds another run' if place in refused else 'failed'} ({reason})")
     if failed:
         note(f"{len(failed)} of {len(cells)} runs are missing; the same command tries them again.")
         raise typer.Exit(FAILED)
+
+
+def _record(asked: Bench) -> None:
+    """What was recorded before stays, but for runs that the file does not ask for any more."""
+    from evertune.bench import finished_run
+    from evertune.comparison import write_records
+
+    if asked.records is None:
+        raise ConfigError("The file names no 'records' to write: say records = \"results.jsonl\" in it.")
+    known = _recorded(asked)
+    found = {cell.place: run for cell in asked.cells if (run := finished_run(cell, known)) is not None}
+    write_records(asked.records, found)
+    typer.echo(f"{asked.records}: {len(found)} of {len(asked.cells)} runs")
+
+
+def _recorded(asked: Bench) -> dict[str, KeptRun]:
+    from evertune.comparison import read_records
+
+    return {} if asked.records is None else read_records(asked.records)
 
 
 def _show_tables(asked: Bench, names: Sequence[str]) -> None:
@@ -215,19 +243,16 @@ def _require_tables(asked: Bench, names: Sequence[str], *also: str) -> None:
 
 def _finished(asked: Bench, name: str) -> dict[str, list[KeptRun]]:
     """The finished runs of a table by entry; what is missing is told."""
-    from evertune.bench import state_of
+    from evertune.bench import finished_run
 
+    known = _recorded(asked)
     found = {}
     for entry in asked.tables[name].needs():
-        states = [state_of(cell) for cell in asked.of(entry)]
-        found[entry] = [s.run for s in states if s.progress == "finished" and s.run is not None]
-        if len(found[entry]) < len(states):
-            note(f"{name}: {len(found[entry])} of {len(states)} runs of {entry} are finished")
+        runs = [finished_run(cell, known) for cell in asked.of(entry)]
+        found[entry] = [run for run in runs if run is not None]
+        if len(found[entry]) < len(runs):
+            note(f"{name}: {len(found[entry])} of {len(runs)} runs of {entry} are finished")
     return found
-
-
-def _place(cell: Cell) -> str:
-    return f"{cell.name}/{cell.folder.name}"
 
 
 def _told(state: State) -> str:

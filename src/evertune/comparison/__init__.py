@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evertune.comparison.comparing import METRICS, Comparison, chosen_metrics, compare
 from evertune.comparison.kept import KeptRun, completed_options, is_run, metric_names
+from evertune.comparison.records import read_records, write_records
 from evertune.comparison.rows import By, Row
 
 __all__ = [
@@ -17,4 +18,6 @@ __all__ = [
     "completed_options",
     "is_run",
     "metric_names",
+    "read_records",
+    "write_records",
 ]

@@ -72,7 +72,10 @@ class L2P(Prompted):
     def learning(self, passes: Passes) -> tuple[Tensor, Mapping[str, Tensor]]:
         q = query(passes)
         ids = self.pool.voted(q) if self.config.voting == "batch" else self.pool.nearest(q)
-        return passes.steered(self.pool, ids), {"pull": -self.config.pull * self.pool.pull(q, ids)}
+        return self._prompted(passes, ids), {"pull": -self.config.pull * self.pool.pull(q, ids)}
 
     def feature(self, passes: Passes) -> Tensor:
-        return passes.steered(self.pool, self.pool.nearest(query(passes)))
+        return self._prompted(passes, self.pool.nearest(query(passes)))
+
+    def _prompted(self, passes: Passes, ids: Tensor) -> Tensor:
+        return passes.steered(self.pool.placed(passes.backbone.place), ids)

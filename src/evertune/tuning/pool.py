@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -50,8 +51,7 @@ class PromptPool(Tuning):
     """M prompts [p, D], each with a key [D]: those with the keys nearest to a query go in front of all tokens (L2P).
 
     The feature is the mean of the prompts' outputs after the last norm. Attention is blind to order, so in front of CLS
-    they do what they do behind it. Released code adds the position of CLS to each, a constant that is part of our
-    prompts from the start.
+    they do what they do behind it. :meth:`placed` adds the position of CLS to each, as released code does.
 
     Parameters
     ----------
@@ -105,8 +105,23 @@ class PromptPool(Tuning):
 
     def select(self, choice: Tensor) -> Chosen:
         """The prompts with the ids [B, N] in front of each sample."""
-        prompts = self.prompts[choice].flatten(1, 2)
-        return Chosen({0: KeptPrompts(prompts)}, prepended=self.prepended, reads_prompts=True)
+        return self.placed(0.0).select(choice)
+
+    def placed(self, place: Tensor | float) -> Placed:
+        """The same pool, each of its tokens at the position ``place`` [D] (`Backbone.place`)."""
+        return Placed(self, place)
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A pool whose prompts stand at a position of the backbone's."""
+
+    pool: PromptPool
+    place: Tensor | float
+
+    def select(self, choice: Tensor) -> Chosen:
+        prompts = self.pool.prompts[choice].flatten(1, 2) + self.place
+        return Chosen({0: KeptPrompts(prompts)}, prepended=self.pool.prepended, reads_prompts=True)
 
 
 class KeyedBank(Tuning):
