@@ -95,9 +95,7 @@ class HiDePET(SharedSets):
         """ω and ψ learn all classes together from draws of the statistics; with a single task there is nothing to."""
         c, known = self.config, self.uninstructed.entries
         for statistics, features in ((self.uninstructed, self.task_u), (self.instructed, self.task_h)):
-            features.close()
-            statistics.fit(features.features, features.labels, task.index, self.generators.sampling)
-            features.clear()
+            statistics.learn(features, task.index, self.generators.sampling)
         u, entries = self.uninstructed, torch.arange(self.uninstructed.entries)
         if c.identity == "task_head":
             self.task_head.grow(1, self.generators.init)

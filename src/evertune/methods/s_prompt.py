@@ -113,8 +113,7 @@ class SPrompt(Method):
         self.restored()
 
     def restored(self) -> None:
-        for slot in range(len(self.bank)):
-            self.bank.freeze(slot)
+        self.bank.freeze()
 
     # -- prediction ----------------------------------------------------------------------------------------------------
 

@@ -137,9 +137,7 @@ class SLCA(Method):
     def _align(self, task: TaskInfo) -> None:
         """Gaussians of the task's classes; then the classifier as its tasks left it learns all classes together."""
         c, gaussians = self.config, self.gaussians
-        self.features.close()
-        gaussians.fit(self.features.features, self.features.labels, task.index, self.generators.sampling)
-        self.features.clear()
+        gaussians.learn(self.features, task.index, self.generators.sampling)
         self.aligned.load_state_dict(self.head.state_dict())
         if not task.index:
             return

@@ -119,8 +119,7 @@ class TUNA(Method):
         fuse(self.universal, list(self.bank))
 
     def restored(self) -> None:
-        for slot in range(len(self.bank)):
-            self.bank.freeze(slot)
+        self.bank.freeze()
 
     # -- classifier alignment ------------------------------------------------------------------------------------------
 
@@ -130,9 +129,7 @@ class TUNA(Method):
     def _align(self, task: TaskInfo) -> None:
         """Gaussians of the task's classes under its own adapter; then the head learns all classes on draws of them."""
         c, gaussians = self.config, self.gaussians
-        self.features.close()
-        gaussians.fit(self.features.features, self.features.labels, task.index, self.generators.sampling)
-        self.features.clear()
+        gaussians.learn(self.features, task.index, self.generators.sampling)
         if task.index:
             align(
                 self.head,

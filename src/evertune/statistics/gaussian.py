@@ -11,6 +11,7 @@ from torch import Tensor
 from evertune.errors import ConfigError, TrainingError, nearest
 from evertune.statistics.clusters import centred, clusters, moments
 from evertune.statistics.covariance import cholesky, coloured, principal
+from evertune.statistics.features import TaskFeatures
 from evertune.statistics.growing import Growing, moved
 
 JITTER = 1e-4
@@ -134,6 +135,12 @@ class ClassGaussians(Growing):
             own = getattr(self, name)
             new = torch.cat([entry[name] for entry in added]).to(own)
             setattr(self, name, torch.cat([own, new]) if len(own) else new)
+
+    def learn(self, features: TaskFeatures, task: int, generator: torch.Generator) -> None:
+        """:meth:`fit` on all that was collected of a task, which is then forgotten."""
+        features.close()
+        self.fit(features.features, features.labels, task, generator)
+        features.clear()
 
     def _entry(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The components of one entry with samples ``rows`` [n, L], by the name of their buffer."""
