@@ -32,7 +32,7 @@ class L2PConfig(PromptedConfig):
     )
 
     presets = {  # noqa: RUF012
-        "evertune": OURS | {"rate": 2e-4, "sigma_init": 30.0},
+        "evertune": OURS | {"rate": 1e-3, "sigma_init": 30.0},
         "paper": PAPER,
         "released": PAPER | {"voting": "batch"},
     }
