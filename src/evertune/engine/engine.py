@@ -100,7 +100,7 @@ class Engine:
             losses: Mapping[str, float] = {}
             match phase:
                 case Optimise():
-                    parameters = sum(p.numel() for p in phase.parameters() if p.requires_grad)
+                    parameters = trained(phase)
                     seed = (self.seeds.augmentation, task.index, number)
                     images, losses = self._optimise(method, phase, source, indices, seed, decoded, progress)
                 case Collect():
@@ -109,6 +109,7 @@ class Engine:
                     with torch.no_grad():
                         phase.run()
                     method.to(self.runtime.device)
+                    parameters = trained(phase)
             yield progress.finished(phase.name, type(phase).__name__.lower(), images, losses, parameters)
         method.tasks_seen += 1
         self.cache.keep({"plain", *(t.fingerprint() for t in method.branches if t is not None and t.frozen)})
@@ -297,3 +298,8 @@ class Engine:
             leave=False,
             disable=None if self.progress else True,
         )
+
+
+def trained(phase: Optimise | Solve) -> int:
+    """How many parameters it trains."""
+    return sum(p.numel() for p in phase.parameters() if p.requires_grad)

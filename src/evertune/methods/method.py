@@ -117,10 +117,14 @@ class Collect:
 
 @dataclass(frozen=True)
 class Solve:
-    """No data: closed forms and bookkeeping."""
+    """No data: closed forms, bookkeeping, or descent on what is remembered.
+
+    ``parameters`` are for the record: those that it trains and no other phase does.
+    """
 
     name: str
     run: Callable[[], None]
+    parameters: Callable[[], Iterable[nn.Parameter]] = tuple
 
 
 Phase = Optimise | Collect | Solve

@@ -58,7 +58,7 @@ class LinearProbe(Method):
         return [
             Solve("grow head", lambda: self.head.grow(len(task.new), self.generators.init)),
             Collect("features", lambda batch: self.task.add(batch.passes(), batch.labels)),
-            Solve("descent", lambda: self._descend(task)),
+            Solve("descent", lambda: self._descend(task), self.head.parameters),
         ]
 
     def _descend(self, task: TaskInfo) -> None:

@@ -47,6 +47,12 @@ def test_the_ridge_probe_is_the_ridge_on_all_data(
     assert not list(me.method.parameters())
 
 
+def test_the_record_says_what_the_linear_probe_trains(backbone: TimmViT, stream: Stream) -> None:
+    me = taught("linear_probe", backbone, stream[:1])
+    (report,) = [r for r in me.learn(stream[1]) if r.name == "descent"]
+    assert report.parameters == 4 * (backbone.shape.width + 1)
+
+
 @pytest.mark.parametrize("other", ["joint", "order", "domains"])
 def test_it_makes_no_difference_how_the_data_came(
     backbone: TimmViT, stream: Stream, domains: Stream, train: Source, test: Source, other: str
