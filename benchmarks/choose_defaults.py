@@ -142,13 +142,12 @@ CORRECTED: dict[str, dict[str, Any]] = {
 """NTK-CL corrected: the weights of terms whose form has changed have to be found again (spec §5)."""
 
 L2P: dict[str, dict[str, Any]] = {
-    name: {"sigma_init": 10.0} | options
+    name: {"sigma_init": 30.0} | options
     for name, options in {
         "alike": {"rate": 5e-3},
-        **{f"rate {rate:g}": {"rate": rate} for rate in (1e-3, 5e-4, 2e-4, 1e-4)},
-        "keys stay": {"rate": 1e-3, "pull": 0.0},
-        "scale 30": {"rate": 2e-4, "sigma_init": 30.0},
-        "sgd": {"rate": 5e-3, "optimizer": "sgd"},
+        **{f"rate {rate:g}": {"rate": rate} for rate in (1e-3, 2e-4, 5e-5)},
+        "rate 0.001, scale 10": {"rate": 1e-3, "sigma_init": 10.0},
+        **{f"rate {rate:g}, 60 epochs": {"rate": rate, "epochs": 60} for rate in (1e-3, 2e-4)},
         "linear": {"rate": 1e-3, "head": "linear"},
     }.items()
 }
