@@ -99,6 +99,12 @@ def test_runs_are_made_once_in_processes_of_their_own(file: Path) -> None:
     assert evertune_("bench", file, "--table", "main").stdout == table.stdout
     assert "# means/1993: missing\n" in evertune_("bench", file, "--list").stdout  # it can be made again
     (file.parent / "gone").rename(file.parent / "runs")
+    text = file.read_text()
+    file.write_text(text[: text.index("[tables.main]")].replace('"means", "ranpac"', '"ranpac"'))
+    emptied = evertune_("bench", file, "--record")  # a file without tables, too
+    assert emptied.exit_code == 0 and ": 0 of 1 runs" in emptied.stdout
+    assert "no longer has means/1993" in emptied.stderr
+    file.write_text(text)
     file.write_text(file.read_text().replace("train_per_class = 4", "train_per_class = 3"))
     assert "means/1993: different (train_per_class: 4 there, 3 here)" in evertune_("bench", file, "--list").stdout
     again = evertune_("bench", file, "--only", "means")
@@ -123,6 +129,8 @@ def test_bad_requests_are_refused_before_anything_runs(file: Path) -> None:
     assert "write it as NAME=FILE" in refused("bench", file, "--plot", "main")
     assert "no table 'mian'" in refused("bench", file, "--plot", "mian=a.png")
     assert "names no 'records' to write" in refused("bench", file, "--record")
+    assert "leave --only out" in refused("bench", file, "--record", "--only", "means")
+    assert "no table 'mian'" in refused("bench", file, "--record", "--table", "mian")
     assert "no variable is called 'dta'" in refused("bench", file, "--var", "dta=x")
     text = file.read_text()
     for old, new, message in (

@@ -30,7 +30,7 @@ def test_synthesis(vectors: Callable[[str], Any]) -> None:
     before = golden["synthesis.prototypes_before"].view(10, 3, -1)
     known = torch.ones_like(own)
     known[:7, 2] = False  # the newest section saw its own classes alone
-    after = complete(before, known, own)
+    after = complete(before, known, own, own)
     assert not after[:7, 2].equal(before[:7, 2])
     golden.check_algebra("synthesis.prototypes_after", after.flatten(1), rtol=1e-6)  # recorded in float32
 

@@ -165,8 +165,9 @@ class Backbone(nn.Module, ABC):
         return super().train(False)
 
     @property
-    def place(self) -> Tensor:
-        """[D], the position that is added to CLS; zeros where there is none of its own."""
+    def cls_position(self) -> Tensor:
+        """[D], the position that is added to CLS as the last step before the first block; zeros where none is, as in
+        text encoders, which normalise the sum."""
         return torch.zeros(self.shape.width, device=self.device)
 
     def mask(self, inputs: Tensor) -> Tensor | None:

@@ -36,9 +36,10 @@ class Slots(Protocol):
 
 
 class Chooser(Protocol):
-    """Makes the tuning of a batch from what is known of each of its images, ``choice`` [B, ...]."""
+    """Makes the tuning of a batch from what is known of each of its images, ``choice`` [B, ...]; its tokens, if it adds
+    some, stand at a ``position`` [D] of the backbone."""
 
-    def select(self, choice: Tensor) -> Branch: ...
+    def select(self, choice: Tensor, position: Tensor | None = None) -> Branch: ...
 
 
 Steering = Callable[[Tensor | slice], Branch | None]
@@ -105,7 +106,7 @@ class Passes:
         if known is not None and (known.requires_grad or not trained):
             return known
         memory = self._memory if frozen else None
-        features = self._whole(alike(tuning), trained) if memory is None else self._recalled(tuning, memory)
+        features = self._whole(by(tuning), trained) if memory is None else self._recalled(tuning, memory)
         self._features[id(tuning)] = features
         if tuning is not None:
             self._kept.append(tuning)
@@ -120,12 +121,12 @@ class Passes:
         name = "plain" if tuning is None else tuning.fingerprint()
         remembered = memory.get(name)
         if remembered is None or (self._gather is not None and not remembered[1].all()):
-            features = self._whole(alike(tuning), False)
+            features = self._whole(by(tuning), False)
             memory.put(name, features, torch.arange(len(features)))
             return features
         features, missing = remembered[0], (~remembered[1]).nonzero()[:, 0]
         if len(missing):
-            features[missing] = self._compute(alike(tuning), False, missing)
+            features[missing] = self._compute(by(tuning), False, missing)
             memory.put(name, features[missing], missing)
         return features
 
@@ -162,7 +163,7 @@ class Passes:
         for slot in torch.unique(ids[missing]).tolist():
             rows = (missing & (ids == slot)).nonzero()[:, 0]
             if len(rows) >= BUCKET or not slots.mixes:
-                features[rows] = self._compute(alike(slots[slot]), False, rows)
+                features[rows] = self._compute(by(slots[slot]), False, rows)
                 scattered[rows] = False
         if scattered.any():
             rows = scattered.nonzero()[:, 0]
@@ -176,7 +177,8 @@ class Passes:
         All images are one pass, and nothing is remembered: what was chosen for one is hardly ever chosen again.
         """
         own = choice if self._part is None else self._part(choice)
-        return self._whole(lambda some: pool.select(own[some]), torch.is_grad_enabled())
+        position = self.backbone.cls_position
+        return self._whole(lambda some: pool.select(own[some], position), torch.is_grad_enabled())
 
     def summed(self, part: Tensor) -> Tensor:
         """Of a sum over the inputs of this process the sum over those of all."""
@@ -189,14 +191,15 @@ class Passes:
             if len(self._parts) == 1:
                 return self._pass(self._parts[0], steering(ALL), trained, rows)
             asked = torch.arange(len(self.inputs)) if rows is None else rows.cpu()
-            found, places = [], []
+            found, order = [], []
             for part in self._parts:
+                assert part.rows is not None
                 some = torch.isin(asked, part.rows).nonzero()[:, 0]
                 if len(some):
                     within = torch.searchsorted(part.rows, asked[some])
                     found.append(self._pass(part, steering(some), trained, within))
-                    places.append(some)
-            return torch.cat(found)[torch.cat(places).argsort()]
+                    order.append(some)
+            return torch.cat(found)[torch.cat(order).argsort()]
 
     def _pass(self, part: _Part, tuning: Branch | None, trained: bool, rows: Tensor | None) -> Tensor:
         depth = self.backbone.shape.depth
@@ -250,7 +253,7 @@ class Passes:
     @functools.cached_property
     def _parts(self) -> list[_Part]:
         if not self._by_length or self.mask is None or not len(self.inputs):
-            return [_Part(torch.empty(0), self.inputs, self.mask)]
+            return [_Part(None, self.inputs, self.mask)]
         lengths = self.mask.sum(1).cpu()
         made = []
         for low, high in ranges(lengths, self.inputs.shape[1]):
@@ -260,16 +263,16 @@ class Passes:
 
 
 class _Part:
-    """What of a batch is passed together, with its tokens at places that no tuning has touched: ``rows`` [P] of the
-    batch, ascending, or none named where it is all of it."""
+    """What of a batch is passed together, ``rows`` [P] of it, ascending, or None for all; and its tokens as they are at
+    places that no tuning has touched."""
 
-    def __init__(self, rows: Tensor, inputs: Tensor, mask: Tensor | None) -> None:
+    def __init__(self, rows: Tensor | None, inputs: Tensor, mask: Tensor | None) -> None:
         self.rows, self.inputs, self.mask = rows, inputs, mask
         self.tokens: dict[float, Tensor] = {}
 
 
-def alike(tuning: Branch | None) -> Steering:
-    """Of all images the same."""
+def by(tuning: Branch | None) -> Steering:
+    """The same for all."""
     return lambda _: tuning
 
 

@@ -96,10 +96,11 @@ class TimmViT(Backbone):
         self.freeze()
 
     @property
-    def place(self) -> Tensor:
-        positions = self.vit.pos_embed
-        if positions is None or self.vit.cls_token is None or self.vit.no_embed_class:
-            return super().place
+    def cls_position(self) -> Tensor:
+        positions, vit = self.vit.pos_embed, self.vit
+        added = positions is not None and vit.cls_token is not None and not vit.no_embed_class
+        if not added or not isinstance(vit.norm_pre, nn.Identity):
+            return super().cls_position
         return cast(Tensor, positions)[0, 0]
 
     def embed(self, inputs: Tensor, tuning: Sites | None = None) -> Tensor:

@@ -37,7 +37,7 @@ class Cell:
     settings: Mapping[str, Any]
 
     @property
-    def place(self) -> str:
+    def label(self) -> str:
         """Its name among all cells: NAME/ORDER, as its folder's."""
         return f"{self.name}/{self.folder.name}"
 

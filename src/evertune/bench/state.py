@@ -38,11 +38,15 @@ def state_of(cell: Cell) -> State:
     differing = list(differences(cell, run))
     if differing:
         return State("different", "; ".join(differing[:5]), run)
+    missing = lacking(cell, run)
+    return State("begun", missing, run) if missing else State("finished", run=run)
+
+
+def lacking(cell: Cell, run: KeptRun) -> str:
+    """What the run of ``cell`` lacks; empty where it is finished."""
     if not run.finished:
-        return State("begun", f"{run.stages} of {run.tasks} tasks", run)
-    if cell.settings[REFERENCES] and not run.references:
-        return State("begun", "the references are missing", run)
-    return State("finished", run=run)
+        return f"{run.stages} of {run.tasks} tasks"
+    return "the references are missing" if cell.settings[REFERENCES] and not run.references else ""
 
 
 def finished_run(cell: Cell, records: Mapping[str, KeptRun]) -> KeptRun | None:
@@ -50,8 +54,9 @@ def finished_run(cell: Cell, records: Mapping[str, KeptRun]) -> KeptRun | None:
     state = state_of(cell)
     if state.progress == "finished":
         return state.run
-    recorded = records.get(cell.place)
-    return None if recorded is None or any(differences(cell, recorded)) else recorded
+    recorded = records.get(cell.label)
+    same = recorded is not None and not lacking(cell, recorded) and not any(differences(cell, recorded))
+    return recorded if same else None
 
 
 def differences(cell: Cell, run: KeptRun) -> Iterator[str]:

@@ -88,11 +88,15 @@ def bench(
         flags = _flags(context)
         asked = read_bench(file, flags, _pairs("--var", var, "NAME=VALUE", "shared=/data"), out)
         cells = _chosen(asked, only)
+        if record and only:
+            raise ConfigError("--record is of all runs of the file: leave --only out.")
         if table or plot or record:
+            pictures = _pairs("--plot", plot, "NAME=FILE", "main=costs.png")
+            _require_tables(asked, [*(table or ()), *pictures])
             if record:
                 _record(asked)
             _show_tables(asked, table or [])
-            _draw(asked, _pairs("--plot", plot, "NAME=FILE", "main=costs.png"))
+            _draw(asked, pictures)
             return
         for cell in cells:
             _check(context, cell, flags)
@@ -134,7 +138,7 @@ def _pairs(option: str, given: Sequence[str] | None, form: str, example: str) ->
 
 def _chosen(asked: Bench, only: Sequence[str] | None) -> list[Cell]:
     def matches(cell: Cell, pattern: str) -> bool:
-        return fnmatchcase(cell.name, pattern) or fnmatchcase(cell.place, pattern)
+        return fnmatchcase(cell.name, pattern) or fnmatchcase(cell.label, pattern)
 
     for pattern in only or ():
         if not any(matches(cell, pattern) for cell in asked.cells):
@@ -170,7 +174,7 @@ def _list(cells: Sequence[Cell], flags: dict[str, Flag]) -> None:
 
     for cell in cells:
         state = state_of(cell)
-        typer.echo(f"# {cell.place}: {_told(state)}")
+        typer.echo(f"# {cell.label}: {_told(state)}")
         typer.echo(shlex.join(["evertune", *cell.arguments(flags)]))
 
 
@@ -179,16 +183,16 @@ def _run(cells: Sequence[Cell], flags: dict[str, Flag], jobs: int) -> None:
 
     states = [state_of(cell) for cell in cells]
     wanted = [c for c, state in zip(cells, states, strict=True) if state.progress in ("missing", "begun")]
-    refused = {c.place: s.reason for c, s in zip(cells, states, strict=True) if s.progress == "different"}
+    refused = {c.label: s.reason for c, s in zip(cells, states, strict=True) if s.progress == "different"}
     done = len(cells) - len(wanted) - len(refused)
     typer.echo(f"{len(cells)} runs: {done} finished, {len(wanted)} to do{f', {jobs} at a time' if jobs > 1 else ''}")
 
     def on_end(outcome: Outcome) -> None:
         how = f"{outcome.seconds:.0f} s" if not outcome.error else f"failed, see {log_of(outcome.cell)}"
-        typer.echo(f"{outcome.cell.place}: {how}")
+        typer.echo(f"{outcome.cell.label}: {how}")
 
     outcomes = run_cells(wanted, flags, jobs=jobs, on_end=on_end)
-    failed = refused | {outcome.cell.place: outcome.error for outcome in outcomes if outcome.error}
+    failed = refused | {outcome.cell.label: outcome.error for outcome in outcomes if outcome.error}
     for place, reason in failed.items():
         note(f"{place} {'holds another run' if place in refused else 'failed'} ({reason})")
     if failed:
@@ -197,15 +201,17 @@ def _run(cells: Sequence[Cell], flags: dict[str, Flag], jobs: int) -> None:
 
 
 def _record(asked: Bench) -> None:
-    """What was recorded before stays, but for runs that the file does not ask for any more."""
+    """What was recorded before stays, but for runs that the file does not ask for any more; those are told."""
     from evertune.bench import finished_run
     from evertune.comparison import write_records
 
     if asked.records is None:
         raise ConfigError("The file names no 'records' to write: say records = \"results.jsonl\" in it.")
     known = _recorded(asked)
-    found = {cell.place: run for cell in asked.cells if (run := finished_run(cell, known)) is not None}
+    found = {cell.label: run for cell in asked.cells if (run := finished_run(cell, known)) is not None}
     write_records(asked.records, found)
+    if gone := [name for name in known if name not in found]:
+        note(f"{asked.records} no longer has {', '.join(gone)}: the bench asks for other runs now")
     typer.echo(f"{asked.records}: {len(found)} of {len(asked.cells)} runs")
 
 
@@ -216,7 +222,6 @@ def _recorded(asked: Bench) -> dict[str, KeptRun]:
 
 
 def _show_tables(asked: Bench, names: Sequence[str]) -> None:
-    _require_tables(asked, names, "all")
     for number, name in enumerate(asked.tables if "all" in names else names):
         if number:
             typer.echo()
@@ -226,19 +231,18 @@ def _show_tables(asked: Bench, names: Sequence[str]) -> None:
 def _draw(asked: Bench, pictures: dict[str, str]) -> None:
     from evertune.bench import draw_table
 
-    _require_tables(asked, list(pictures))
     for name, path in pictures.items():
         missing = draw_table(asked.tables[name], _finished(asked, name), path)
         if missing:
             note(f"{path} lacks {', '.join(missing)}: no finished run, or none that counted its cost")
 
 
-def _require_tables(asked: Bench, names: Sequence[str], *also: str) -> None:
-    if not asked.tables:
+def _require_tables(asked: Bench, names: Sequence[str]) -> None:
+    if names and not asked.tables:
         raise ConfigError("The file has no [tables.*].")
     for name in names:
-        if name not in (*asked.tables, *also):
-            raise ConfigError(f"There is no table {name!r}. {nearest(name, [*asked.tables, *also])}")
+        if name not in (*asked.tables, "all"):
+            raise ConfigError(f"There is no table {name!r}. {nearest(name, [*asked.tables, 'all'])}")
 
 
 def _finished(asked: Bench, name: str) -> dict[str, list[KeptRun]]:

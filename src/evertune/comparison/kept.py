@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evertune.errors import EvertuneError, RunError, StorageError
 from evertune.evaluation import CONVENTIONS, AccuracyMatrix, Protocol, summary, what_would_print
@@ -58,12 +58,7 @@ class KeptRun:
         folder = Path(folder)
         if not is_run(folder):
             raise RunError(f"{folder} holds no run: name a folder that 'evertune run' wrote.")
-        config = _json(folder / "config.json")
-        missing = [name for name in CONFIG if name not in config] if isinstance(config, dict) else CONFIG
-        if missing:
-            raise RunError(
-                f"{folder} holds a run of another format: its config.json lacks {', '.join(missing)}. Run it again."
-            )
+        config = require_config(_json(folder / "config.json"), folder)
         protocol = Protocol.from_json(_text(folder / "protocol.json"))
         if protocol.hash != config["protocol"]:
             raise StorageError(
@@ -180,6 +175,16 @@ def completed_options(run: KeptRun) -> dict[str, Any]:
     defaults = {f.name: f.metadata["default"] for f in fields}
     plain: dict[str, Any] = json.loads(json.dumps(defaults))
     return plain | dict(run.config["options"])
+
+
+def require_config(config: Any, place: Path) -> Mapping[str, Any]:
+    """What a configuration says; RunError where it is of another format."""
+    missing = [name for name in CONFIG if name not in config] if isinstance(config, dict) else CONFIG
+    if missing:
+        raise RunError(
+            f"{place} holds a run of another format: its configuration lacks {', '.join(missing)}. Run it again."
+        )
+    return cast(Mapping[str, Any], config)
 
 
 def is_run(folder: Path) -> bool:

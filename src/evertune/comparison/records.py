@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evertune.comparison.kept import KeptRun
-from evertune.errors import ConfigError, StorageError
+from evertune.comparison.kept import KeptRun, require_config
+from evertune.errors import EvertuneError, StorageError
 from evertune.evaluation import AccuracyMatrix, Protocol
 
 
@@ -16,7 +16,7 @@ def write_records(file: Path, runs: Mapping[str, KeptRun]) -> None:
     """One line for each of the finished ``runs``, by name in their order; what was in the file goes."""
     from evertune.engine import write_atomic  # heavy, and not needed to read
 
-    lines = [json.dumps({"run": name, **_record(run)}, ensure_ascii=False) for name, run in sorted(runs.items())]
+    lines = [json.dumps({"run": name, **_record(run)}) for name, run in sorted(runs.items())]
     write_atomic(file, "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -34,12 +34,15 @@ def read_records(file: Path) -> dict[str, KeptRun]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise StorageError(f"{file} cannot be read ({error}): restore it from a copy.") from error
-    found = {}
+    found: dict[str, KeptRun] = {}
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            found[str(record["run"])] = _run(file, record)
-        except (ValueError, KeyError, TypeError, AttributeError, ConfigError, StorageError) as error:
+            name = str(record["run"])
+            if name in found:
+                raise ValueError(f"{name} has one already")
+            found[name] = _run(file / name, record)
+        except (ValueError, KeyError, TypeError, AttributeError, EvertuneError) as error:
             raise StorageError(
                 f"{file}, line {number}: this is no record of a run ({error}): restore the file from a copy."
             ) from error
@@ -59,19 +62,23 @@ def _record(run: KeptRun) -> dict[str, Any]:
     }
 
 
-def _run(file: Path, record: Mapping[str, Any]) -> KeptRun:
-    protocol = Protocol(record["protocol"])
-    if protocol.hash != record["config"]["protocol"]:
-        raise ValueError(f"its protocol is {protocol.hash}, and it names {record['config']['protocol']}")
-    return KeptRun(
-        file / record["run"],
-        record["config"],
+def _run(place: Path, record: Mapping[str, Any]) -> KeptRun:
+    protocol, config = Protocol(record["protocol"]), require_config(record["config"], place)
+    if protocol.hash != config["protocol"]:
+        raise ValueError(f"its protocol is {protocol.hash}, and it names {config['protocol']}")
+    matrix = AccuracyMatrix.from_json(json.dumps(record["matrix"]))
+    run = KeptRun(
+        place,
+        config,
         protocol,
-        AccuracyMatrix.from_json(json.dumps(record["matrix"])),
-        record["references"],
+        matrix,
+        dict(record["references"]),
         finished=True,
         seconds=record["seconds"],
         stored=record["stored"],
         parameters=record["parameters"],
-        costs=record["costs"],
+        costs=dict(record["costs"]),
     )
+    if run.stages != run.tasks:
+        raise ValueError(f"it has {run.stages} of {run.tasks} tasks")
+    return run

@@ -39,7 +39,7 @@ class GraphPasses(Passes):
 
     def steered(self, pool: Chooser, choice: Tensor) -> Tensor:
         """The feature [B, L] of images that are steered by what ``pool`` chooses for them."""
-        self._kept.append(pool.select(choice))
+        self._kept.append(pool.select(choice, self.backbone.cls_position))
         return self(self._kept[-1])
 
     @property

@@ -92,9 +92,7 @@ class Feed:
         ):
             rows, labels = rows.to(self.runtime.device), to_index[labels].to(self.runtime.device)
             memory = None if bank is None else bank.view(str(shown), rows, len(source))
-            # An accelerator would wait for many small parts longer than it takes for the padding.
-            by_length = self.runtime.device.type == "cpu"
-            yield Batch(self._passes(inputs, memory, by_length=by_length), labels, rows)
+            yield Batch(self._passes(inputs, memory, by_length=self.by_length), labels, rows)
 
     def collecting(
         self, source: Source, indices: np.ndarray, *, decoded: Pixels | None, shelf: Shelf | None, start: int = 0
@@ -152,6 +150,12 @@ class Feed:
         return Batches(
             source, view, size, workers=self.workers, rank=self.runtime.rank, world=self.runtime.world, **how
         )
+
+    @property
+    def by_length(self) -> bool:
+        """Whether texts are trained on by their length: an accelerator would wait for small parts longer than it takes
+        for the padding."""
+        return self.runtime.device.type == "cpu"
 
     @property
     def _gather(self) -> Callable[[Tensor], Tensor] | None:

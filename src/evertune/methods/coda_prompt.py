@@ -29,7 +29,7 @@ class CodaPromptConfig(PromptedConfig):
         "evertune": OURS,
         "paper": {
             "epochs": 20, "batch_size": 128, "optimizer": "adam", "rate": 1e-3, "weight_decay": 0.0,
-            "schedule": "quarter", "head": "linear",
+            "schedule": "quarter", "head": "linear", "orthogonality": 1e-7,
         },
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ class DualPromptConfig(PromptedConfig):
     general: int = option(2, "so many of these, the first, hold the G-Prompt, the others E-Prompts")
     general_length: int = option(5, "L_g, keys (and as many values) of the G-Prompt in each block")
     length: int = option(20, "L_e, keys (and as many values) of an E-Prompt in each block")
-    bound: float = option(1.0, "prefixes are drawn from U(−bound, bound)")
+    bound: float = option(1.0, "prefixes and keys are drawn from U(−bound, bound)")
     pull: float = option(1.0, "λ, weight of the cosine of the queries and the task's key")
 
     presets = {  # noqa: RUF012
@@ -64,6 +64,7 @@ class DualPrompt(Prompted):
         self.pool = KeyedBank(
             Prefix(shape, blocks[:first], draw, length=config.general_length, bound=bound),
             Prefix(shape, blocks[first:], draw, length=config.length, bound=bound),
+            bound=bound,
         )
         self.queries = ClassMeans()  # one mean, of the task's queries, only while it is learned
         self.shown = ShownClasses()

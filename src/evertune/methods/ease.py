@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from evertune.methods.training import parameters_of
 from evertune.statistics import SectionMeans
 from evertune.tuning import Bank, Tuning
 
+PAPER: dict[str, Any] = {"rate": 0.025, "decay": "all", "synthesis": "later"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class EASEConfig(FirstSessionConfig):
@@ -29,12 +31,15 @@ class EASEConfig(FirstSessionConfig):
 
     epochs: int = option(20, "epochs of each task")
     alpha: float = option(0.1, "α: weight that the sections of other tasks than a class's own share")
+    synthesis: Literal["task", "later"] = option(
+        "task", "missing means are made from the classes of the subspace's task, or as released of later ones, too"
+    )
     beta: float = option(0.0, "β: weight of the plain model's section; 0 leaves its pass out")
 
     presets = {  # noqa: RUF012
         "evertune": EVERTUNE | {"beta": 0.2},
-        "paper": {"rate": 0.025},
-        "paper-plain": {"rate": 0.025, "beta": 0.2},
+        "paper": PAPER,
+        "paper-plain": PAPER | {"beta": 0.2},
     }
 
     def __post_init__(self) -> None:
@@ -107,16 +112,19 @@ class EASE(Method):
         if self.config.beta:
             self.plain.update(batch.passes(), batch.labels)
 
+    def _prototypes(self) -> Tensor:
+        return self.sections.prototypes(later=self.config.synthesis == "later")
+
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         c, x = self.config, self._features(passes)
         weights = self.sections.weights(c.alpha)
-        scores = section_scores(x.flatten(1), self.sections.prototypes.flatten(1), weights)
+        scores = section_scores(x.flatten(1), self._prototypes().flatten(1), weights)
         return {"reweighted": scores + c.beta * self.plain(passes()) if c.beta else scores}
 
     def told(self, passes: Passes, tasks: Tensor) -> Tensor:
         """cos(φ(x; A_b), P_cb) in the subspace of the task b alone, which is one pass."""
         x = F.normalize(passes.routed(self.bank, tasks), dim=1)
-        return torch.einsum("bl,kbl->bk", x, F.normalize(self.sections.prototypes[:, tasks], dim=2))
+        return torch.einsum("bl,kbl->bk", x, F.normalize(self._prototypes()[:, tasks], dim=2))
 
     def forget(self, classes: Sequence[int]) -> list[str]:
         tasks = self.sections.forget(classes)

@@ -110,7 +110,7 @@ class InfLoRA(Summed):
 
     def _remember(self, task: TaskInfo) -> None:
         for space, inputs in zip(self.spaces, self._inputs(), strict=True):
-            space.update(inputs, self.config.share_of(task.index))
+            space.update(inputs, self.config.share_of(int(self.tasks_seen)))
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"memory": [space.size for space in self.spaces], "of": self.shape.width}

@@ -15,7 +15,7 @@ from evertune.methods.method import Generators, register
 from evertune.methods.prompted import OURS, PUBLISHED, Prompted, PromptedConfig, query
 from evertune.tuning import PromptPool
 
-PAPER: dict[str, Any] = PUBLISHED | {"batch_size": 128, "rate": 0.015, "length": 10, "top": 4, "pull": 1.0}
+PAPER: dict[str, Any] = PUBLISHED | {"batch_size": 128, "rate": 0.015, "pull": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +72,7 @@ class L2P(Prompted):
     def learning(self, passes: Passes) -> tuple[Tensor, Mapping[str, Tensor]]:
         q = query(passes)
         ids = self.pool.voted(q) if self.config.voting == "batch" else self.pool.nearest(q)
-        return self._prompted(passes, ids), {"pull": -self.config.pull * self.pool.pull(q, ids)}
+        return passes.steered(self.pool, ids), {"pull": -self.config.pull * self.pool.pull(q, ids)}
 
     def feature(self, passes: Passes) -> Tensor:
-        return self._prompted(passes, self.pool.nearest(query(passes)))
-
-    def _prompted(self, passes: Passes, ids: Tensor) -> Tensor:
-        return passes.steered(self.pool.placed(passes.backbone.place), ids)
+        return passes.steered(self.pool, self.pool.nearest(query(passes)))

@@ -66,10 +66,14 @@ class LinearProbe(Method):
         self.task.close()
         x, y = self.task.features.float(), self.task.labels
 
+        rest = torch.zeros(0, dtype=torch.long)
+
         def draw(n: int) -> tuple[Tensor, Tensor]:
             """Every example once, then once more in another order …"""
-            orders = [torch.randperm(len(y), generator=self.generators.sampling) for _ in range(-(-n // len(y)))]
-            rows = torch.cat(orders)[:n].to(y.device)
+            nonlocal rest
+            while len(rest) < n:
+                rest = torch.cat([rest, torch.randperm(len(y), generator=self.generators.sampling)])
+            rows, rest = rest[:n].to(y.device), rest[n:]
             return x[rows], y[rows]
 
         def local(logits: Tensor, labels: Tensor) -> Tensor:

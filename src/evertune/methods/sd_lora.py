@@ -66,7 +66,7 @@ class SDLoRA(Summed):
     config: SDLoRAConfig
 
     def open(self, task: TaskInfo) -> None:
-        self.tuning.open(self.config.rank_of(task.index), self.generators.init, self.config.magnitude)
+        self.tuning.open(self.config.rank_of(int(self.tasks_seen)), self.generators.init, self.config.magnitude)
 
     def close(self) -> None:
         if not (self.config.absorb and self.tuning.absorb(self.config.absorb)):

@@ -64,10 +64,11 @@ class SectionMeans(Growing):
         """[K, S, L] in float32; zero where a class was never seen."""
         return (self.sums / self.counts.clamp_min(1)[:, :, None]).float()
 
-    @property
-    def prototypes(self) -> Tensor:
-        """:attr:`means`, with those that are missing made from the section's own classes."""
-        return complete(self.means, self.counts > 0, self.shown)
+    def prototypes(self, *, later: bool = False) -> Tensor:
+        """:attr:`means`, with those that are missing made from the section's own classes, or with ``later`` from those
+        of later tasks, too."""
+        known = self.counts > 0
+        return complete(self.means, known, self.shown, known if later else self.shown)
 
     def weights(self, alpha: float) -> Tensor:
         """[K, S]: a class's own sections share the weight 1, the others the weight α."""
@@ -76,11 +77,11 @@ class SectionMeans(Growing):
         return torch.where(self.shown, 1 / own, alpha / rest)
 
 
-def complete(means: Tensor, known: Tensor, shown: Tensor) -> Tensor:
-    """Prototypes [K, S, L] in all sections, from those ``known`` [K, S] and the own classes ``shown`` [K, S].
+def complete(means: Tensor, known: Tensor, shown: Tensor, sources: Tensor) -> Tensor:
+    """Prototypes [K, S, L] in all sections, from those ``known`` [K, S]; ``shown`` [K, S] are a section's own classes.
 
-    A class c without a mean in section s has Σ_j a_cj P_js over the section's own classes j, with a_c the softmax over
-    j of cos(P_co, P_jo) in the last section o that c was shown in: what is alike there is taken to be alike in s.
+    A class c without a mean in section s has Σ_j a_cj P_js over its ``sources`` j [K, S], with a_c the softmax over j
+    of cos(P_co, P_jo) in the last section o that c was shown in: what is alike there is taken to be alike in s.
     """
     made = means.clone()
     alike = means.new_zeros(len(means), len(means))
@@ -89,8 +90,8 @@ def complete(means: Tensor, known: Tensor, shown: Tensor) -> Tensor:
         rows = last == section
         unit = F.normalize(means[:, section], dim=1)
         alike[rows] = (unit[rows] @ unit.T).exp()  # at most e: no maximum need be taken off
-    for section in range(shown.shape[1]):  # each by its own classes alone: K² L products in all, however many there are
-        own, missing = shown[:, section], ~known[:, section]
-        shares = alike[missing][:, own]
-        made[missing, section] = shares @ means[own, section] / shares.sum(1, keepdim=True)
+    for section in range(shown.shape[1]):
+        others, missing = sources[:, section], ~known[:, section]
+        shares = alike[missing][:, others]
+        made[missing, section] = shares @ means[others, section] / shares.sum(1, keepdim=True)
     return made

@@ -95,7 +95,7 @@ class ComponentPool(Tuning):
         parts = [self.all(i, part).flatten(1) for i in self.indices for part in PARTS]
         return torch.stack([(t @ t.T - torch.eye(len(t)).to(t)).square().mean() for t in parts]).sum()
 
-    def select(self, choice: Tensor) -> Chosen:
+    def select(self, choice: Tensor, position: Tensor | None = None) -> Chosen:
         """The prefixes that the queries ``choice`` [B, D] compose."""
         blocks: dict[int, BlockTuning] = {}
         for i in self.indices:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -51,7 +50,7 @@ class PromptPool(Tuning):
     """M prompts [p, D], each with a key [D]: those with the keys nearest to a query go in front of all tokens (L2P).
 
     The feature is the mean of the prompts' outputs after the last norm. Attention is blind to order, so in front of CLS
-    they do what they do behind it. :meth:`placed` adds the position of CLS to each, as released code does.
+    they do what they do behind it. Each stands at the position of CLS, as in released code.
 
     Parameters
     ----------
@@ -103,25 +102,11 @@ class PromptPool(Tuning):
         """Σ of the cosines of each query [B, D] with its chosen keys ``ids`` [B, N], over B."""
         return cosines(query, self.keys).gather(1, ids).sum() / len(query)
 
-    def select(self, choice: Tensor) -> Chosen:
-        """The prompts with the ids [B, N] in front of each sample."""
-        return self.placed(0.0).select(choice)
-
-    def placed(self, place: Tensor | float) -> Placed:
-        """The same pool, each of its tokens at the position ``place`` [D] (`Backbone.place`)."""
-        return Placed(self, place)
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """A pool whose prompts stand at a position of the backbone's."""
-
-    pool: PromptPool
-    place: Tensor | float
-
-    def select(self, choice: Tensor) -> Chosen:
-        prompts = self.pool.prompts[choice].flatten(1, 2) + self.place
-        return Chosen({0: KeptPrompts(prompts)}, prepended=self.pool.prepended, reads_prompts=True)
+    def select(self, choice: Tensor, position: Tensor | None = None) -> Chosen:
+        """The prompts with the ids [B, N] in front of each sample, each token at the ``position`` [D] of CLS."""
+        prompts = self.prompts[choice].flatten(1, 2)
+        prompts = prompts if position is None else prompts + position
+        return Chosen({0: KeptPrompts(prompts)}, prepended=self.prepended, reads_prompts=True)
 
 
 class KeyedBank(Tuning):
@@ -133,11 +118,13 @@ class KeyedBank(Tuning):
         For every input.
     expert
         What those of the tasks are like, on other blocks; of a kind that mixes.
+    bound
+        Of the uniform draw of keys.
     """
 
     kind = "keyed"
 
-    def __init__(self, general: Tuning, expert: Tuning) -> None:
+    def __init__(self, general: Tuning, expert: Tuning, *, bound: float = 1.0) -> None:
         super().__init__(general.shape, (*general.indices, *expert.indices))
         if not expert.mixes or set(general.indices) & set(expert.indices):
             raise ConfigError(
@@ -145,7 +132,7 @@ class KeyedBank(Tuning):
                 f"{list(general.indices)}: take a kind that mixes, like 'prefix', and blocks of their own."
             )
         expert.key = nn.Parameter(torch.zeros(self.shape.width))
-        self.general, self.experts = general, Bank(expert)
+        self.general, self.experts, self.bound = general, Bank(expert), bound
 
     @property
     def keys(self) -> Tensor:
@@ -153,9 +140,9 @@ class KeyedBank(Tuning):
         return torch.stack([cast(Tensor, slot.key) for slot in self.experts])
 
     def open(self, generator: torch.Generator) -> None:
-        """A tuning for a new task, which starts as that of the task before, and a key drawn from U(−1, 1)."""
+        """A tuning for a new task, which starts as that of the task before, and a key drawn from U(−bound, bound)."""
         slot = self.experts.open()
-        slot.get_parameter("key").data.copy_(uniform((self.shape.width,), 1.0, generator).data)
+        slot.get_parameter("key").data.copy_(uniform((self.shape.width,), self.bound, generator).data)
 
     def close(self, tasks: int) -> None:
         """The tunings and keys of the first ``tasks`` tasks no longer learn; the general one does."""
@@ -166,7 +153,7 @@ class KeyedBank(Tuning):
         """The task [B] whose key is nearest to each query [B, D]."""
         return cosines(query, self.keys).argmax(1)
 
-    def select(self, choice: Tensor) -> Chosen:
+    def select(self, choice: Tensor, position: Tensor | None = None) -> Chosen:
         """The general tuning and, for each sample, that of its task [B]."""
         own = Mixed(list(self.experts), choice)
         blocks = {

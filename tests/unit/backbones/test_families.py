@@ -71,18 +71,15 @@ def test_equals_the_library(family: tuple[VisionTransformer, int], native: bool)
     torch.testing.assert_close(vit.read(tokens, None), expected, **close)
 
 
-def test_the_place_is_what_embedding_adds_to_cls(family: tuple[VisionTransformer, int]) -> None:
+def test_the_position_of_cls_is_what_embedding_adds_to_it_at_last(family: tuple[VisionTransformer, int]) -> None:
     vit = TimmViT(family[0], "family", preprocessing="unit")
     size, model = vit.identity.input_size, vit.vit
-    assert vit.place.shape == (vit.shape.width,) and not vit.place.requires_grad
-    if model.cls_token is None:
-        assert not vit.place.any()
-        return
-    model.norm_pre = nn.Identity()  # CLIP's follows
-    tokens = vit.embed(torch.rand(1, 3, size, size, dtype=torch.float64))
-    at = (tokens - (model.cls_token + vit.place)).abs().amax(2).argmin()  # registers may stand in front
-    torch.testing.assert_close(tokens[0, at], model.cls_token[0, 0] + vit.place, rtol=0, atol=1e-12)
-    assert bool(vit.place.any()) != bool(model.no_embed_class)
+    assert vit.cls_position.shape == (vit.shape.width,) and not vit.cls_position.requires_grad
+    bare = model.cls_token is None or model.no_embed_class or not isinstance(model.norm_pre, nn.Identity)
+    assert bool(vit.cls_position.any()) != bare
+    if not bare:
+        tokens = vit.embed(torch.rand(1, 3, size, size, dtype=torch.float64))
+        torch.testing.assert_close(tokens[0, 0], model.cls_token[0, 0] + vit.cls_position, rtol=0, atol=1e-12)
 
 
 def test_half_a_block_is_its_attention(family: tuple[VisionTransformer, int]) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from evertune.backbones import HFEncoder, Passes, passes
+from evertune.engine.cache import FeatureCache
+from evertune.engine.feed import Feed
 from evertune.engine.meter import Meter
 from evertune.engine.runtime import Runtime
-from evertune.streams import TextView
+from evertune.methods import Recipe
+from evertune.streams import TextSource, TextView
+from evertune.testing import check_method
 from evertune.tuning import Bank, PromptPool, Tuning, make_tuning
 
 pytest.importorskip("transformers")
@@ -89,6 +94,39 @@ def test_each_text_keeps_its_own_tuning(model: HFEncoder) -> None:
     whole, apart = Passes(model, inputs), Passes(model, inputs, by_length=True)
     torch.testing.assert_close(apart.routed(bank, ids), whole.routed(bank, ids), **ALIKE)
     torch.testing.assert_close(apart.steered(pool, chosen), whole.steered(pool, chosen), **ALIKE)
+
+
+def test_texts_that_are_remembered_are_not_passed_again(model: HFEncoder) -> None:
+    inputs, tuning = batch(model), lora(model).freeze()
+    wanted = Passes(model, inputs)(tuning)
+    cache = FeatureCache()
+    some = torch.tensor([8, 1, 4])
+    Passes(model, inputs[some], memory=cache.view("texts", some, 10))(tuning)
+    again = Passes(model, inputs, memory=cache.view("texts", torch.arange(10), 10), by_length=True)
+    torch.testing.assert_close(again(tuning), wanted, **ALIKE)
+
+
+def test_half_precision(model: HFEncoder) -> None:
+    inputs, tuning = batch(model), lora(model)
+    feature = Passes(model, inputs, precision=Runtime("cpu", "bf16").autocast, by_length=True)(tuning)
+    assert torch.nn.functional.cosine_similarity(feature, Passes(model, inputs)(tuning)).min() > 0.99
+
+
+def test_a_cpu_trains_by_length_and_an_accelerator_does_not(model: HFEncoder) -> None:
+    source = TextSource(["w1 w2", "w3 " * 12] * 4, [0, 1] * 4, ["a", "b"])
+    view = TextView(model.tokenizer, model.identity.max_length)
+    feed = Feed(model, Runtime("cpu"), train_view=view, test_view=view, eval_batch=4, workers=0, pixels="exact")
+    recipe = Recipe(epochs=1, batch_size=8, rate=0.1)
+    (trained,) = feed.training(source, np.array([0, 1]), recipe, (0,), 0, decoded=None, bank=None)
+    assert len(trained.passes.parts) == 2
+    assert [len(p.parts) for _, p in feed.asking(source, np.arange(8), lambda _: None)] == [1, 1]
+    feed.runtime.device = torch.device("cuda")
+    assert not feed.by_length
+
+
+def test_a_task_that_was_stopped_goes_on_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "WORTH", 1)
+    check_method("finetune", texts=True, only=["a_stopped_task_goes_on_the_same"])
 
 
 def test_a_count_is_over_what_was_passed(model: HFEncoder) -> None:

@@ -247,7 +247,7 @@ def test_folders_that_are_no_run(two: tuple[list[Path], list[Path]], write_run: 
         compare([run, tmp_path / "nowhere"])
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({"method": "safe", "seeds": {}}))
-    with pytest.raises(RunError, match=r"another format: its config.json lacks preset, options, precision, protocol"):
+    with pytest.raises(RunError, match=r"another format: its configuration lacks preset, options, precision, protocol"):
         compare(two[0])
     (run / "config.json").write_text("[]")
     with pytest.raises(RunError, match="another format"):

@@ -25,7 +25,7 @@ def learner(backbone: TimmViT, **options: Any) -> Learner:
 
 @pytest.fixture(scope="module")
 def taught(backbone: TimmViT, stream: Stream) -> Learner:
-    me = learner(backbone)
+    me = learner(backbone, synthesis="task")
     for task in stream:
         me.learn(task)
     return me
@@ -68,7 +68,7 @@ def test_of_a_told_task_only_its_own_subspace_is_asked(taught: Learner, test: So
         test, tuple(taught.method.bank), lambda p: {"told": taught.method.told(p, tasks[p.rows])}
     )
     for row, (x, b) in enumerate(zip(own, tasks.tolist(), strict=True)):
-        wanted = F.cosine_similarity(x[None], taught.method.sections.prototypes[:, b])
+        wanted = F.cosine_similarity(x[None], taught.method.sections.prototypes()[:, b])
         torch.testing.assert_close(made["told"][row], wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_known_classes_in_new_domains_count_in_all_sections(backbone: TimmViT, d
     assert sections.counts[:, 0].tolist() == [8] * 6
     assert (sections.counts.diff(dim=1) < 0).all()  # a later adapter saw fewer of the examples
     torch.testing.assert_close(sections.weights(0.1), torch.full((6, 3), 1 / 3))
-    assert sections.prototypes.equal(sections.means)
+    assert sections.prototypes().equal(sections.means)
 
 
 def sections_of(classes: int, tasks: int, width: int = 5) -> SectionMeans:
@@ -123,8 +123,18 @@ def test_a_class_that_comes_again_is_mapped_from_its_last_task() -> None:
     assert sections.weights(0.1)[0].tolist() == pytest.approx([0.5, 0.05, 0.5, 0.05])
     means = sections.means
     alike = F.cosine_similarity(means[0, 2], means[4:6, 2]).softmax(0)
-    torch.testing.assert_close(sections.prototypes[0, 3], alike @ means[4:6, 3])
-    torch.testing.assert_close(sections.prototypes[1, 2], means[0, 2])  # the only class that task 2 showed
+    torch.testing.assert_close(sections.prototypes()[0, 3], alike @ means[4:6, 3])
+    torch.testing.assert_close(sections.prototypes()[1, 2], means[0, 2])  # the only class that task 2 showed
+
+
+def test_as_released_classes_of_later_tasks_take_part() -> None:
+    sections = sections_of(2, 3)
+    means, made = sections.means, sections.prototypes(later=True)
+    for c, section in ((0, 1), (1, 1), (0, 2), (2, 2)):
+        own, others = c // 2, range(2 * section, 6)  # of the section's task on, all have true means in it
+        alike = F.cosine_similarity(means[c, own], means[others, own]).softmax(0)
+        torch.testing.assert_close(made[c, section], alike @ means[others, section])
+    assert made[:, 2].equal(sections.prototypes()[:, 2]) and not made[:, 1].equal(sections.prototypes()[:, 1])
 
 
 def test_forgetting_removes_sections_that_are_nobodys() -> None:
@@ -135,7 +145,7 @@ def test_forgetting_removes_sections_that_are_nobodys() -> None:
     assert sections.shown.tolist() == [[True, False], [False, True], [False, True]]
     other = SectionMeans()
     other.load_state_dict(sections.state_dict())
-    assert other.prototypes.equal(sections.prototypes)
+    assert other.prototypes().equal(sections.prototypes())
 
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"alpha": -1.0}, {"beta": -0.1}])

@@ -49,14 +49,14 @@ def test_a_linear_head_learns_from_rows_drawn_at_random(
     assert scores.shape[1] == 4 and bool(scores.isfinite().all())
 
 
-def test_prompts_of_l2p_stand_at_the_place_of_cls(backbone: TimmViT, stream: Stream) -> None:
+def test_prompts_of_l2p_stand_at_the_position_of_cls(backbone: TimmViT, stream: Stream) -> None:
     method = cast(L2P, learner("l2p", backbone).method)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ids = method.pool.nearest(backbone(images))
     pool = copy.deepcopy(method.pool)
-    assert bool(backbone.place.any())
+    assert bool(backbone.cls_position.any())
     with torch.no_grad():
-        pool.prompts += backbone.place
+        pool.prompts += backbone.cls_position
         expected = torch.cat([backbone(images[b : b + 1], pool.select(ids[b : b + 1])) for b in range(3)])
         torch.testing.assert_close(method.feature(Passes(backbone, images)), expected, rtol=1e-4, atol=1e-5)
 

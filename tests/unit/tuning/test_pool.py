@@ -52,7 +52,8 @@ def test_the_feature_is_the_mean_of_the_prompts(vit: TimmViT, images: Tensor, po
     passes = Passes(vit, images)
     features = passes.steered(pool, ids)
     for b, own in enumerate(ids):
-        tokens = torch.cat([pool.prompts[own].flatten(0, 1)[None], vit.embed(images[b : b + 1])], dim=1)
+        prompts = pool.prompts[own].flatten(0, 1) + vit.cls_position
+        tokens = torch.cat([prompts[None], vit.embed(images[b : b + 1])], dim=1)
         alone = vit.vit.norm(vit.vit.blocks(tokens))[0, :4].mean(0)
         torch.testing.assert_close(features[b], alone.float(), rtol=1e-5, atol=1e-5)
     assert passes.forwards == 1
