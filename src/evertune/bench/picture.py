@@ -39,5 +39,7 @@ def draw_table(table: Table, finished: Mapping[str, Sequence[KeptRun]], path: st
             missing.append(name)
     if not rows:
         raise ConfigError(f"{table.where}: no finished run of it noted its cost. Run them with count = true.")
-    draw_costs(rows, path, table.caption or table.title, marks, note="intervals of 95 % over class orders")
+    several = any(len(row.accuracies) > 1 for row in rows)
+    note = "intervals of 95 % over class orders" if several else "one class order"
+    draw_costs(rows, path, table.caption or table.title, marks, note=note)
     return missing

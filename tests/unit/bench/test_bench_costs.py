@@ -64,12 +64,16 @@ def test_the_picture_is_of_the_first_column(
     finished: dict[str, list[KeptRun]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(picture, "draw_costs", lambda *given, **more: told.extend(given))
+    monkeypatch.setattr(picture, "draw_costs", lambda *given, note: told.extend([*given, note]))
     assert picture.draw_table(table(caption="all of it"), finished, tmp_path / "a.png") == ["older", "none"]
-    (row,), path, title, marks = told
+    (row,), path, title, marks, note = told
     assert isinstance(row, Priced) and (row.name, row.learning, row.answering, row.strong) == ("safe", 11.0, 2.0, True)
     assert row.accuracies.tolist() == [70.0, 80.0, 60.0]
     assert (path, title, marks) == (tmp_path / "a.png", "all of it", {"old": 50.0})
+    assert note == "intervals of 95 % over class orders"
+    told.clear()
+    picture.draw_table(table(orders=[1994]), finished, tmp_path / "a.png")
+    assert told[0][0].accuracies.tolist() == [80.0] and told[-1] == "one class order"
     with pytest.raises(ConfigError, match="count = true"):
         picture.draw_table(table(), {"old": finished["old"]}, tmp_path / "a.png")
 
