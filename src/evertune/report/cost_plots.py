@@ -155,6 +155,8 @@ def _draw_key(axes: Axes, rows: Sequence[Priced]) -> list[Box]:
         title="passes for an answer",
         title_fontproperties={"size": 9},
         loc="lower left",
+        bbox_to_anchor=(0.02, 0.0),
+        bbox_transform=axes.figure.transFigure,
         ncols=len(shown),
         frameon=False,
         fontsize=9,
