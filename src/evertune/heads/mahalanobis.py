@@ -46,12 +46,14 @@ def mahalanobis(x: Tensor, classes: ClassScatters, gamma1: float, gamma2: float,
     """(x − μ_c)ᵀ Σ_c⁻¹ (x − μ_c) for features [B, L] and all classes, [B, K], in float64.
 
     Σ_c is shrunk and, if ``normalised``, turned into correlations. Of diagonals, whose correlations would all be 1, the
-    mean is made 1 instead; one Σ that all classes share needs neither. Few classes at a time, so that memory does not
-    grow with K.
+    mean is made 1 instead. So it is of one Σ that all classes share, which has nothing to be compared with. Few classes
+    at a time, so that memory does not grow with K.
     """
     x, means = x.to(classes.means), classes.means
     if classes.spread == "common":  # one factor whitens features and means alike
-        root = _root(classes.covariances(0, 1), gamma1, gamma2, normalised=False)[0]
+        shared = classes.covariances(0, 1)
+        shared = shared / shared[0].diagonal().mean() if normalised else shared
+        root = _root(shared, gamma1, gamma2, normalised=False)[0]
         white, centres = (torch.linalg.solve_triangular(root, z.T, upper=False).T for z in (x, means))
         return torch.cdist(white, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
     width = x.shape[1]

@@ -58,9 +58,12 @@ def test_distances_are_those_of_scipy(gamma1: float, gamma2: float) -> None:
 def test_a_common_covariance_is_that_within_classes() -> None:
     x, y = examples()
     deviations = np.concatenate([x[y == c] - x[y == c].mean(0) for c in range(3)])
-    inverse = np.linalg.inv(treated(deviations.T @ deviations / (len(x) - 3), 1.0, 0.5, normalised=False))
-    wanted = [[scipy_mahalanobis(row, x[y == c].mean(0), inverse) ** 2 for c in range(3)] for row in x]
-    np.testing.assert_allclose(mahalanobis(torch.from_numpy(x), fitted(x, y, "common"), 1.0, 0.5), wanted, rtol=1e-4)
+    covariance = deviations.T @ deviations / (len(x) - 3)
+    for normalised, scale in ((True, np.diag(covariance).mean()), (False, 1.0)):
+        inverse = np.linalg.inv(treated(covariance / scale, 1.0, 0.5, normalised=False))
+        wanted = [[scipy_mahalanobis(row, x[y == c].mean(0), inverse) ** 2 for c in range(3)] for row in x]
+        got = mahalanobis(torch.from_numpy(x), fitted(x, y, "common"), 1.0, 0.5, normalised=normalised)
+        np.testing.assert_allclose(got, wanted, rtol=1e-4)
 
 
 def test_diagonals_divide_by_relative_variances() -> None:
