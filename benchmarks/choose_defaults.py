@@ -148,7 +148,6 @@ L2P: dict[str, dict[str, Any]] = {
         **{f"rate {rate:g}": {"rate": rate} for rate in (1e-3, 2e-4, 5e-5)},
         "rate 0.001, scale 10": {"rate": 1e-3, "sigma_init": 10.0},
         **{f"rate {rate:g}, 60 epochs": {"rate": rate, "epochs": 60} for rate in (1e-3, 2e-4)},
-        "linear": {"rate": 1e-3, "head": "linear"},
     }.items()
 }
 DUALPROMPT: dict[str, dict[str, Any]] = {

@@ -91,7 +91,7 @@ def complete(means: Tensor, known: Tensor, shown: Tensor, sources: Tensor) -> Te
         unit = F.normalize(means[:, section], dim=1)
         alike[rows] = (unit[rows] @ unit.T).exp()  # at most e: no maximum need be taken off
     for section in range(shown.shape[1]):
-        others, missing = sources[:, section], ~known[:, section]
-        shares = alike[missing][:, others]
-        made[missing, section] = shares @ means[others, section] / shares.sum(1, keepdim=True)
+        given, missing = sources[:, section], ~known[:, section]
+        shares = alike[missing][:, given]
+        made[missing, section] = shares @ means[given, section] / shares.sum(1, keepdim=True)
     return made
