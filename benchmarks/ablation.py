@@ -66,6 +66,11 @@ METHODS = {
     "hide_pet": (HIDE, ("routed", "uninstructed", "oracle", "within task", "router")),
     "ntk_cl": (NTK, ("together", "hybrid", "channel", "patch")),
 }
+BATCH = 48
+SCALED: dict[tuple[str, str], dict[str, Any]] = {
+    ("hide_pet", "cifar100"): {"rate": 0.03 * BATCH / 256, "shared_rate": 0.03 * BATCH / 256},
+}
+"""Published base rates, for batches of 256, brought to that batch."""
 
 
 def main() -> None:
@@ -91,9 +96,7 @@ def learn(method: str, data: Path, out: Path, preset: str, tasks: int, variants:
     stream = Stream(whole[:tasks], data=whole.data, settings=whole.settings)
     weights = data / "weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.f32.safetensors"
     backbone = load_backbone("vit_tiny_patch16_224", weights=weights, input_size=96)
-    batch: dict[str, Any] = {"batch_size": 48}
-    if (method, preset) == ("hide_pet", "cifar100"):  # published base rate 0.03, scaled by the batch over 256
-        batch |= {"rate": 0.03 * 48 / 256, "shared_rate": 0.03 * 48 / 256}
+    batch: dict[str, Any] = {"batch_size": BATCH} | SCALED.get((method, preset), {})
     for name in variants:
         if (out / name.replace(" ", "_") / "summary.json").exists():
             continue

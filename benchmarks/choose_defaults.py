@@ -157,6 +157,34 @@ DUALPROMPT: dict[str, dict[str, Any]] = {
     "linear": {"head": "linear"},
 }
 """Of both, "alike" is the training of the other presets."""
+CODA: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    **{f"rate {rate:g}": {"rate": rate} for rate in (1e-3, 2e-2)},
+    **{f"L_ortho at {weight:g}": {"orthogonality": weight} for weight in (0.0, 1.0)},
+}
+S_PROMPT: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "10 tokens": {"tuning.length": 10},
+    "5 centroids": {"centroids": 5},
+}
+SLCA: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "not aligned": {"align": False},
+    "5 epochs of alignment": {"align_epochs": 5},
+    "later tasks at a tenth": {"slow": 0.1},
+}
+EASE: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "no plain section": {"beta": 0.0},
+    "synthesis as released": {"synthesis": "later"},
+    "rate 1e-3": {"rate": 1e-3},
+}
+TUNA: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "not aligned": {"align_epochs": 0},
+    "full covariances": {"statistics": "covariance"},
+    "rate 1e-3": {"rate": 1e-3},
+}
 
 STAGES = {
     "first": ("ranpac", FIRST, (5, 5)),
@@ -166,6 +194,11 @@ STAGES = {
     "ntk-reference": ("ntk_cl", CORRECTED, (2, 2)),
     "l2p": ("l2p", L2P, (2, 2)),
     "dualprompt": ("dualprompt", DUALPROMPT, (2, 2)),
+    "coda": ("coda_prompt", CODA, (5, 5)),
+    "s-prompt": ("s_prompt", S_PROMPT, (5, 5)),
+    "slca": ("slca", SLCA, (2, 2)),
+    "ease": ("ease", EASE, (2, 2)),
+    "tuna": ("tuna", TUNA, (2, 2)),
 }
 
 

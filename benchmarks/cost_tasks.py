@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -32,10 +32,22 @@ from evertune.methods import Batch, Collect, Method, Solve, TaskInfo, make_metho
 CLASSES, IMAGES = 10, 60
 """Of a task."""
 
-ENSEMBLES: dict[str, dict[str, Any]] = {"ease": {}, "tuna": {"align_epochs": 0}}
-ROUTED: dict[str, dict[str, Any]] = {"hide_pet": {"tii_epochs": 1, "tap_epochs": 1}, "s_prompt": {}, "dualprompt": {}}
-"""Those that pass an image under every tuning, and under that of the task it is taken to be of; with what makes a state
-of many tasks in a short time."""
+
+class Kind(NamedTuple):
+    """How a method answers: under every tuning, or that of the task an image is taken to be of; and the options that
+    make a state of many tasks in a short time."""
+
+    every: bool
+    options: dict[str, Any]
+
+
+METHODS = {
+    "ease": Kind(True, {}),
+    "tuna": Kind(True, {"align_epochs": 0}),
+    "hide_pet": Kind(False, {"tii_epochs": 1, "tap_epochs": 1}),
+    "s_prompt": Kind(False, {}),
+    "dualprompt": Kind(False, {}),
+}
 
 
 class Drawn:
@@ -55,7 +67,7 @@ class Drawn:
 
 def learned(name: str, backbone: Backbone, tasks: int) -> Method:
     """The method as it stands after so many tasks, its tunings as they begin."""
-    method = make_method(name, backbone, **{**ENSEMBLES, **ROUTED}[name])
+    method = make_method(name, backbone, **METHODS[name].options)
     labels = torch.arange(IMAGES) % CLASSES
     for t in range(tasks):
         present = tuple(range(t * CLASSES, (t + 1) * CLASSES))
@@ -73,7 +85,7 @@ def learned(name: str, backbone: Backbone, tasks: int) -> Method:
 
 def answer(method: Method, tasks: int, passes: Passes) -> None:
     """Of every image; where its task is inferred, these are then spread over ``tasks``."""
-    if method.name in ENSEMBLES:
+    if METHODS[method.name].every:
         method.scores(passes)
         return
     method.identify(passes)
@@ -89,7 +101,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tasks", type=int, nargs="+", default=[5, 20, 50])
-    parser.add_argument("--methods", nargs="+", default=[*ENSEMBLES, *ROUTED], choices=[*ENSEMBLES, *ROUTED])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     keep_freed_memory()  # as the command line does
@@ -115,10 +127,13 @@ def main() -> None:
         for tasks in a.tasks:
             method = learned(name, backbone, tasks)
             add(f"{name}, T = {tasks}", partial(answer, method, tasks))
-            floors[f"{name}, T = {tasks}"] = len(method.branches) if name in ENSEMBLES else 1
+            floors[f"{name}, T = {tasks}"] = len(method.branches) if METHODS[name].every else 1
         least = learned(name, backbone, 1)
-        first = next(tuning for tuning in [*least.branches, None] if tuning is not None or name in ROUTED)
-        add(name, partial(answer, least, 1) if name in ROUTED else lambda passes, first=first: passes(first))
+        if METHODS[name].every:
+            tuned = next(tuning for tuning in least.branches if tuning is not None)
+            add(name, lambda passes, tuned=tuned: passes(tuned))
+        else:
+            add(name, partial(answer, least, 1))
     found = ratios(candidates, "plain", a.rounds, time.process_time)
     print(f"{a.backbone} at {a.input_size} px, batch {a.batch}, fp32, {a.threads} threads, {a.rounds} rounds")
     print(f"{'':24s} {'counted F':>10s} {'time, F':>10s} {'over the passes it needs':>26s}")

@@ -45,8 +45,8 @@ def align(
         Called for the features [n, L] of an epoch's mini-batches with targets [n] below K, in random order; tens of
         thousands (:data:`DRAWN`) at a time where there are more. Each mini-batch is the next ``batch`` of them.
     steps, batch
-        As released, C_{t−1} (the classes of earlier tasks) and 5 times the batch size of training; without a step
-        there is nothing to do.
+        In an epoch. HiDe-PET's, as released, are C_{t−1} (the classes of earlier tasks) and 5 times the batch size of
+        training. Without a step there is nothing to do.
     rate, momentum, weight_decay
         Of SGD; the rate follows :func:`cosine_rate`.
     loss

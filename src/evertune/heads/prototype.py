@@ -1,4 +1,4 @@
-"""Nearest class mean under the cosine (SimpleCIL, APER; SAFE spec §4), and by sections (NTK-CL spec §8)."""
+"""Nearest class mean under the cosine (SimpleCIL, APER; SAFE spec §4), and by sections (NTK-CL spec §8; EASE)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Learner:
     Parameters
     ----------
     method
-        ``"safe"``, ``"hide_pet"``, ``"ntk_cl"``, ``"ranpac"``, ``"aper"``, ``"simple_cil"``, ``"finetune"``.
+        A name, like ``"safe"``; ``evertune methods`` lists them.
     backbone
         A name for :func:`evertune.load_backbone`, or a loaded backbone, which may be shared by several learners.
     preset

@@ -12,12 +12,14 @@ from torch import Tensor
 from evertune.backbones import Passes, Shape
 from evertune.methods.config import option, require
 from evertune.methods.method import Generators, TaskInfo, register
-from evertune.methods.prompted import OURS, Prompted, PromptedConfig, query
+from evertune.methods.prompted import Prompted, query
+from evertune.methods.taskwise import TaskwiseConfig
+from evertune.methods.training import OURS
 from evertune.tuning import ComponentPool, parse_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodaPromptConfig(PromptedConfig):
+class CodaPromptConfig(TaskwiseConfig):
     """Options of CODA-Prompt."""
 
     blocks: str = option("0-4", "which blocks hold prefixes: all, 0-2, 0,3,7 …")
@@ -61,12 +63,6 @@ class CodaPrompt(Prompted):
     def open(self, task: TaskInfo) -> None:
         self.pool.open(self.generators.init)
 
-    def close(self) -> None:
-        self.pool.close()
-
-    def restored(self) -> None:
-        self.close()
-
     def feature(self, passes: Passes) -> Tensor:
         return passes.steered(self.pool, query(passes))
 
@@ -74,4 +70,4 @@ class CodaPrompt(Prompted):
         return self.feature(passes), {"orthogonality": self.config.orthogonality * self.pool.penalty()}
 
     def describe(self) -> dict[str, Any]:
-        return {"bytes": {"prompts": sum(p.nbytes for p in self.pool.parameters()), "task": self.pool.tasks.nbytes}}
+        return {"bytes": {"prompts": self.pool.nbytes, "task": self.pool.tasks.nbytes}}

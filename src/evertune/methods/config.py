@@ -28,6 +28,9 @@ class Config:
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
 
+    def __post_init__(self) -> None:
+        """Subclasses check their own options here, after those of all that they descend from."""
+
     @classmethod
     def make(cls, preset: str | None = None, **options: Any) -> Self:
         """The configuration of a preset with some options replaced.
@@ -46,11 +49,13 @@ class Config:
         by_kind = merged.pop("by_kind", {})  # what a preset says otherwise for some kinds of tuning
         tuning = {k.removeprefix(TUNING_PREFIX): v for k, v in options.items() if k.startswith(TUNING_PREFIX)}
         plain = {k: v for k, v in options.items() if not k.startswith(TUNING_PREFIX)}
-        if plain.get("tuning", merged.get("tuning")) != merged.get("tuning"):
-            merged.pop("tuning_options", None)  # they belong to the preset's kind of tuning
         known = {f.name: f for f in dataclasses.fields(cls)}
         if "tuning" in known:
-            merged |= by_kind.get(plain.get("tuning", merged.get("tuning", known["tuning"].default)), {})
+            own = merged.get("tuning", known["tuning"].default)
+            kind = plain.get("tuning", own)
+            if kind != own:
+                merged.pop("tuning_options", None)  # they belong to the preset's kind of tuning
+            merged |= by_kind.get(kind, {})
         merged.update(plain)
         if tuning and "tuning" not in known:
             raise ConfigError(f"This method trains no tuning: {TUNING_PREFIX}{next(iter(tuning))} means nothing to it.")
@@ -60,7 +65,6 @@ class Config:
                 raise ConfigError(f"No option is called {name!r}. {nearest(name, known)}")
             merged[name] = convert(name, value, hints[name])
         if "tuning" in known:
-            kind = merged.get("tuning", known["tuning"].default)
             chosen = {**merged.get("tuning_options", {}), **tuning}
             validate_tuning(kind, chosen)
             # All of them, defaults too: a kept configuration must mean the same under another preset or release.

@@ -13,22 +13,20 @@ from torch.nn import functional as F
 from evertune.backbones import Passes, Shape
 from evertune.methods.config import option, require
 from evertune.methods.method import Batch, Generators, TaskInfo, register
-from evertune.methods.prompted import OURS, PUBLISHED, Prompted, PromptedConfig, query
+from evertune.methods.prompted import PUBLISHED, KeyedConfig, Prompted, query
+from evertune.methods.training import OURS
 from evertune.statistics import ClassMeans, ShownClasses
-from evertune.tuning import KeyedBank, Prefix, parse_blocks
-from evertune.tuning.pool import cosines
+from evertune.tuning import KeyedBank, Prefix, cosines, parse_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualPromptConfig(PromptedConfig):
+class DualPromptConfig(KeyedConfig):
     """Options of DualPrompt."""
 
     blocks: str = option("0-4", "which blocks hold prefixes: all, 0-2, 0,3,7 …")
     general: int = option(2, "so many of these, the first, hold the G-Prompt, the others E-Prompts")
     general_length: int = option(5, "L_g, keys (and as many values) of the G-Prompt in each block")
     length: int = option(20, "L_e, keys (and as many values) of an E-Prompt in each block")
-    bound: float = option(1.0, "prefixes and keys are drawn from U(−bound, bound)")
-    pull: float = option(1.0, "λ, weight of the cosine of the queries and the task's key")
 
     presets = {  # noqa: RUF012
         "evertune": OURS,
@@ -38,7 +36,6 @@ class DualPromptConfig(PromptedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.general >= 1, f"general={self.general} must be at least 1: the G-Prompt needs a block.")
-        require(self.pull >= 0, f"pull={self.pull} must not be negative.")
 
 
 @register
@@ -58,12 +55,12 @@ class DualPrompt(Prompted):
 
     def __init__(self, config: DualPromptConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
-        blocks, first = parse_blocks(config.blocks, shape.depth), config.general
-        require(first < len(blocks), f"general={first} of blocks={config.blocks}: none is left for the E-Prompts.")
+        blocks, general = parse_blocks(config.blocks, shape.depth), config.general
+        require(general < len(blocks), f"general={general} of blocks={config.blocks}: none is left for the E-Prompts.")
         draw, bound = generators.init, config.bound
         self.pool = KeyedBank(
-            Prefix(shape, blocks[:first], draw, length=config.general_length, bound=bound),
-            Prefix(shape, blocks[first:], draw, length=config.length, bound=bound),
+            Prefix(shape, blocks[:general], draw, length=config.general_length, bound=bound),
+            Prefix(shape, blocks[general:], draw, length=config.length, bound=bound),
             bound=bound,
         )
         self.queries = ClassMeans()  # one mean, of the task's queries, only while it is learned
@@ -83,12 +80,6 @@ class DualPrompt(Prompted):
         if len(self.queries.means):
             self.pool.experts[task.index].get_parameter("key").copy_(self.queries.means[0])
         self.queries.drop([0])
-
-    def close(self) -> None:
-        self.pool.close(len(self.pool.experts))
-
-    def restored(self) -> None:
-        self.close()
 
     def learning(self, passes: Passes) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Under the task's own E-Prompt, whatever key is nearest."""
@@ -112,4 +103,4 @@ class DualPrompt(Prompted):
         return super().forget(classes)
 
     def describe(self) -> dict[str, Any]:
-        return {"bytes": {"prompts": sum(p.nbytes for p in self.pool.parameters()), "task": self.pool.experts.nbytes}}
+        return {"bytes": {"prompts": self.pool.nbytes, "task": self.pool.experts.nbytes}}

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 from evertune.backbones import Passes, Shape
 from evertune.heads import CosineHead, PrototypeHead, section_scores
 from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE, FirstSessionConfig
 from evertune.methods.losses import task_cross_entropy
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
-from evertune.methods.training import parameters_of
+from evertune.methods.training import OURS_LORA, ScaledConfig, TuningConfig, parameters_of
 from evertune.statistics import SectionMeans
 from evertune.tuning import Bank, Tuning
 
@@ -26,10 +25,10 @@ PAPER: dict[str, Any] = {"rate": 0.025, "decay": "all", "synthesis": "later"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EASEConfig(FirstSessionConfig):
+class EASEConfig(ScaledConfig, TuningConfig):
     """Options of EASE; the paper presets are the CIFAR-100 settings, without and with the plain model's section."""
 
-    epochs: int = option(20, "epochs of each task")
+    sigma_init: float = option(1.0, "scale of the cosine head at the start")
     alpha: float = option(0.1, "α: weight that the sections of other tasks than a class's own share")
     synthesis: Literal["task", "later"] = option(
         "task", "missing means are made from the classes of the subspace's task, or as released of later ones, too"
@@ -37,7 +36,7 @@ class EASEConfig(FirstSessionConfig):
     beta: float = option(0.0, "β: weight of the plain model's section; 0 leaves its pass out")
 
     presets = {  # noqa: RUF012
-        "evertune": EVERTUNE | {"beta": 0.2},
+        "evertune": OURS_LORA | {"sigma_init": 10.0, "beta": 0.2},
         "paper": PAPER,
         "paper-plain": PAPER | {"beta": 0.2},
     }
@@ -87,11 +86,11 @@ class EASE(Method):
         self.head.draw(classes, self.generators.init)
 
     def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
-        logits = self.head(batch.passes(self.bank[len(self.bank) - 1]))
+        logits = self.head(batch.passes(self.bank.last))
         return {"classification": task_cross_entropy(logits, batch.labels, task.present)}
 
     def trained(self) -> list[nn.Parameter]:
-        return parameters_of(self.bank[len(self.bank) - 1], self.head)
+        return parameters_of(self.bank.last, self.head)
 
     def _finish(self) -> None:
         self.head.clear(self.config.sigma_init)
@@ -123,8 +122,12 @@ class EASE(Method):
 
     def told(self, passes: Passes, tasks: Tensor) -> Tensor:
         """cos(φ(x; A_b), P_cb) in the subspace of the task b alone, which is one pass."""
-        x = F.normalize(passes.routed(self.bank, tasks), dim=1)
-        return torch.einsum("bl,kbl->bk", x, F.normalize(self._prototypes()[:, tasks], dim=2))
+        x, own = (F.normalize(z, dim=-1) for z in (passes.routed(self.bank, tasks), self._prototypes()))
+        scores = x.new_zeros(len(x), len(own))
+        for task in torch.unique(tasks):  # [B, K, L] at once would be a gigabyte of ViT-B's features and 1000 classes
+            rows = tasks == task
+            scores[rows] = x[rows] @ own[:, task].T
+        return scores
 
     def forget(self, classes: Sequence[int]) -> list[str]:
         tasks = self.sections.forget(classes)

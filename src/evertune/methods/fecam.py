@@ -16,7 +16,6 @@ from evertune.methods.config import option, require
 from evertune.methods.first_session import EVERTUNE, FirstSession, FirstSessionConfig
 from evertune.methods.method import Batch, Collect, Generators, Phase, Solve, TaskInfo, register
 from evertune.statistics import ClassScatters, TaskFeatures
-from evertune.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +79,7 @@ class FeCAM(FirstSession):
         self.task.add(self._features(batch.passes), batch.labels)
 
     def _fit(self) -> None:
-        self.task.close()
-        self.classes.fit(self.task.features, self.task.labels)
-        self.task.clear()
+        self.classes.fit(*self.task.take())
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         c = self.config
@@ -92,10 +89,6 @@ class FeCAM(FirstSession):
     def forget(self, classes: Sequence[int]) -> list[str]:
         self.classes.drop(classes)
         return [*super().forget(classes), *([self.classes.stays] if self.config.covariance == "common" else [])]
-
-    @property
-    def branches(self) -> tuple[Tuning | None, ...]:
-        return (self.branch,)
 
     def describe(self) -> dict[str, Any]:
         return {"bytes of covariances": self.classes.scatter.nbytes}

@@ -6,29 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import LinearHead
-from evertune.methods.config import option
-from evertune.methods.first_session import EVERTUNE
-from evertune.methods.losses import task_cross_entropy
 from evertune.methods.method import Batch, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
-from evertune.methods.training import TuningConfig, parameters_of
+from evertune.methods.training import OURS_LORA, LocalConfig, TuningConfig, parameters_of
 from evertune.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(TuningConfig):
+class FinetuneConfig(LocalConfig, TuningConfig):
     """Options of sequential fine-tuning."""
 
-    epochs: int = option(20, "epochs of each task")
-    local: bool = option(False, "cross-entropy of the task's classes alone; weight decay still moves the other rows")
-
-    presets = {  # noqa: RUF012
-        "evertune": {name: value for name, value in EVERTUNE.items() if name != "sigma_init"},
-        "adapter": {},
-    }
+    presets = {"evertune": OURS_LORA, "adapter": {}}  # noqa: RUF012
 
 
 @register
@@ -58,9 +48,7 @@ class Finetune(Method):
 
     def loss(self, task: TaskInfo, batch: Batch) -> Mapping[str, Tensor]:
         logits = self.head(batch.passes(self.tuning))
-        if self.config.local:
-            return {"classification": task_cross_entropy(logits[:, task.present], batch.labels, task.present)}
-        return {"classification": F.cross_entropy(logits, batch.labels)}
+        return {"classification": self.config.cross_entropy(logits, batch.labels, task.present)}
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         return {"classifier": self.head(passes(self.tuning))}

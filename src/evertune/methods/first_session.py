@@ -1,4 +1,4 @@
-"""What RanPAC and APER share: a tuning trained on the first task alone, then frozen (SAFE spec §4.2, §5.1)."""
+"""What RanPAC, APER and FeCAM share: a tuning trained on the first task alone, then frozen (SAFE spec §4.2, §5.1)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,24 @@ from torch.nn import functional as F
 
 from evertune.backbones import Shape
 from evertune.heads import CosineHead
-from evertune.methods.config import option, require
+from evertune.methods.config import option
 from evertune.methods.method import Batch, Generators, Method, Optimise, Phase, Solve, TaskInfo
-from evertune.methods.training import TuningConfig, parameters_of
+from evertune.methods.training import OURS_LORA, ScaledConfig, TuningConfig, parameters_of
 from evertune.tuning import Tuning
 
 ZERO_PROMPTS = {"vpt": {"tuning_options": {"init": "zeros"}}}
 """Released code starts prompts at zero, where all tokens of a block stay one (T9)."""
 
-EVERTUNE: dict[str, Any] = {
-    "tuning": "lora",
-    "tuning_options": {"rank": 5, "alpha": 5.0, "targets": "qkv"},
-    "blocks": "0-2",
-    "epochs": 10,
-    "optimizer": "adam",
-    "rate": 5e-3,
-    "weight_decay": 0.0,
-    "sigma_init": 10.0,
-}
-"""The training part of every ``evertune`` preset; docs/defaults.md says how it was chosen."""
+EVERTUNE: dict[str, Any] = OURS_LORA | {"sigma_init": 10.0}
+"""What the ``evertune`` presets of all of them begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstSessionConfig(TuningConfig):
+class FirstSessionConfig(ScaledConfig, TuningConfig):
     """Options of a method whose tuning learns with a cosine head."""
 
+    epochs: int = option(20, "epochs in the first session")
     sigma_init: float = option(1.0, "scale of the cosine head at the start")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.sigma_init > 0, f"sigma_init={self.sigma_init} must be positive.")
 
 
 class FirstSession(Method):
@@ -67,6 +55,10 @@ class FirstSession(Method):
     def branch(self) -> Tuning | None:
         """What the features come from: the tuning, or the plain model where no epoch ever trained it."""
         return self.tuning if self.config.epochs else None
+
+    @property
+    def branches(self) -> tuple[Tuning | None, ...]:
+        return (self.branch,)
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         return {"classification": F.cross_entropy(self.head(batch.passes(self.tuning)), batch.labels)}

@@ -14,7 +14,7 @@ from evertune.backbones import Passes, Shape
 from evertune.heads import LinearHead, align, by_group
 from evertune.methods.hide_pet_config import HiDeConfig
 from evertune.methods.hide_pet_shared import SharedSets
-from evertune.methods.losses import centre_constants, contrastive, task_cross_entropy
+from evertune.methods.losses import centre_constants, contrastive, masked_cross_entropy
 from evertune.methods.method import Batch, Collect, Generators, Optimise, Phase, Solve, TaskInfo, register
 from evertune.statistics import ClassGaussians, TaskFeatures
 from evertune.tuning import Tuning
@@ -74,8 +74,7 @@ class HiDePET(SharedSets):
     def own_loss(self, task: TaskInfo, constants: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """L_WTP = L_CE + λ L_CR; columns outside the task's classes are left out, so their rows get no gradient."""
         c, h = self.config, batch.passes(self.e[task.index])
-        own = self.psi(h)[:, list(task.present)]
-        terms = {"classification": task_cross_entropy(own, batch.labels, task.present)}
+        terms = {"classification": masked_cross_entropy(self.psi(h), batch.labels, task.present)}
         if c.contrastive:
             terms["contrastive"] = c.contrastive * contrastive(h, self.instructed.centres, constants, tau=c.temperature)
         return terms
@@ -89,7 +88,7 @@ class HiDePET(SharedSets):
     def _collect(self, batch: Batch) -> None:
         """û and h of the same images."""
         self.task_u.add(batch.passes(self._router), batch.labels)
-        self.task_h.add(batch.passes(self.e[len(self.e) - 1]), batch.labels)
+        self.task_h.add(batch.passes(self.e.last), batch.labels)
 
     def _align(self, task: TaskInfo) -> None:
         """ω and ψ learn all classes together from draws of the statistics; with a single task there is nothing to."""

@@ -61,9 +61,7 @@ class SharedSets(Method):
         c = self.config
         chosen = 0
         if c.accumulate:
-            self.task_u.close()
-            plain = self.task_u.features
-            self.task_u.clear()
+            plain, _ = self.task_u.take()
             match = self.distribution.nearest(plain)
             self.distance.fill_(match.distance if match else 0.0)
             chosen = self.distribution.assign(match, c.accumulate_threshold)

@@ -3,7 +3,6 @@ directions that the inputs of earlier tasks do not reach."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class InfLoRA(Summed):
         return [Collect("inputs", self._watch), Solve("design", self._design)]
 
     def after(self, task: TaskInfo) -> Sequence[Phase]:
-        return [Collect("inputs learned", self._watch), Solve("remember", functools.partial(self._remember, task))]
+        return [Collect("inputs learned", self._watch), Solve("remember", self._remember)]
 
     def _watch(self, batch: Batch) -> None:
         """Σ h hᵀ of what each block's maps read, [D, D]."""
@@ -108,7 +107,7 @@ class InfLoRA(Summed):
                 m.a.requires_grad_(False)
         self.tuning.magnitudes.requires_grad_(False)
 
-    def _remember(self, task: TaskInfo) -> None:
+    def _remember(self) -> None:
         for space, inputs in zip(self.spaces, self._inputs(), strict=True):
             space.update(inputs, self.config.share_of(int(self.tasks_seen)))
 

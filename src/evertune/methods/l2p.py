@@ -12,20 +12,20 @@ from torch import Tensor
 from evertune.backbones import Passes, Shape
 from evertune.methods.config import option, require
 from evertune.methods.method import Generators, register
-from evertune.methods.prompted import OURS, PUBLISHED, Prompted, PromptedConfig, query
+from evertune.methods.prompted import PUBLISHED, KeyedConfig, Prompted, query
+from evertune.methods.training import OURS
 from evertune.tuning import PromptPool
 
 PAPER: dict[str, Any] = PUBLISHED | {"batch_size": 128, "rate": 0.015, "pull": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2PConfig(PromptedConfig):
+class L2PConfig(KeyedConfig):
     """Options of L2P."""
 
     pool: int = option(10, "M, prompts in the pool")
     length: int = option(5, "L_p, tokens of a prompt")
     top: int = option(5, "N, prompts chosen for an input")
-    bound: float = option(1.0, "prompts and keys are drawn from U(−bound, bound)")
     pull: float = option(0.5, "λ, weight of the cosines of queries and chosen keys")
     voting: Literal["sample", "batch"] = option(
         "sample", "while training each sample chooses, or as released the batch does, by its most frequent choices"
@@ -39,8 +39,6 @@ class L2PConfig(PromptedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.bound > 0, f"bound={self.bound} must be positive: equal prompts would stay equal.")
-        require(self.pull >= 0, f"pull={self.pull} must not be negative.")
         require(
             1 <= self.top <= self.pool and self.length >= 1,
             f"top={self.top} of pool={self.pool} prompts of length={self.length}: all are at least 1, and no more "
@@ -73,6 +71,9 @@ class L2P(Prompted):
         q = query(passes)
         ids = self.pool.voted(q) if self.config.voting == "batch" else self.pool.nearest(q)
         return passes.steered(self.pool, ids), {"pull": -self.config.pull * self.pool.pull(q, ids)}
+
+    def imprinted(self, passes: Passes) -> Tensor:
+        return self.feature(passes)  # whatever else is in the batch
 
     def feature(self, passes: Passes) -> Tensor:
         return passes.steered(self.pool, self.pool.nearest(query(passes)))

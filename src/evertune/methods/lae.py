@@ -14,10 +14,9 @@ from torch import Tensor
 
 from evertune.backbones import Passes, Shape
 from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE
 from evertune.methods.method import Batch, Generators, Optimise, Phase, TaskInfo, register
 from evertune.methods.taskwise import Taskwise, TaskwiseConfig
-from evertune.methods.training import TuningConfig, parameters_of
+from evertune.methods.training import OURS_LORA, TuningConfig
 from evertune.tuning import Tuning
 
 CIFAR100: dict[str, Any] = {
@@ -37,12 +36,12 @@ class LAEConfig(TaskwiseConfig, TuningConfig):
     """Options of LAE; the paper presets are the settings of CIFAR-100 and ImageNet-R in ten tasks."""
 
     freeze_epochs: int = option(3, "epochs, after the first task, in which the classifier learns alone")
-    follow_rate: float | None = option(None, "rate once the online tuning joins it, if not the same")
+    follow_rate: float | None = option(None, "rate once the online tuning joins the classifier, if not the same")
     alpha: float = option(0.9999, "α: weight that the offline tuning's values keep")
     alpha_over: Literal["step", "task"] = option("step", "over which they keep it: each step, or a whole task")
 
     presets = {  # noqa: RUF012
-        "evertune": EVERTUNE | {"follow_rate": 1e-3, "alpha": 0.9, "alpha_over": "task"},
+        "evertune": OURS_LORA | {"follow_rate": 1e-3, "alpha": 0.9, "alpha_over": "task"},
         "paper": CIFAR100,
         "paper-imagenet-r": CIFAR100 | {"epochs": 50, "freeze_epochs": 30, "rate": 0.00046875},
     }
@@ -135,5 +134,7 @@ class LAE(Taskwise):
         online, offline = (
             torch.cat([p.detach().flatten() for p in tuning.parameters()]) for tuning in (self.online, self.offline)
         )
-        tunings = sum(p.nbytes for p in parameters_of(self.online, self.offline))
-        return {"bytes": {"tunings": tunings}, "apart": float((online - offline).norm() / online.norm())}
+        return {
+            "bytes": {"tunings": self.online.nbytes + self.offline.nbytes},
+            "apart": float((online - offline).norm() / online.norm()),
+        }

@@ -1,5 +1,6 @@
-"""Losses as pure functions: of SAFE (SAFE spec §6.2, §6.3, §6.5), HiDe-PET's contrastive regulariser (HiDe-PET spec
-§7.2, §16.4), and NTK-CL's regularisers (NTK-CL spec §5). Shapes: features [B, L], weights [K, L], labels [B]."""
+"""Losses as pure functions: of SAFE (SAFE spec §6.2, §6.3, §6.5), of tasks that train on their own classes (HiDe-PET
+spec §7.1; SLCA++), HiDe-PET's contrastive regulariser (HiDe-PET spec §7.2, §16.4), TUNA's orthogonality, and NTK-CL's
+regularisers (NTK-CL spec §5). Shapes: features [B, L], weights [K, L], labels [B]."""
 
 from __future__ import annotations
 
@@ -132,9 +133,15 @@ def task_cross_entropy(logits: Tensor, labels: Tensor, classes: Sequence[int]) -
     return F.cross_entropy(logits, torch.searchsorted(torch.tensor(classes, device=labels.device), labels))
 
 
+def masked_cross_entropy(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """:func:`task_cross_entropy`, given ``logits`` [B, K] of all classes."""
+    return task_cross_entropy(logits[:, list(classes)], labels, classes)
+
+
 def reverse_cross_entropy(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
     """−Σ_c p_c ln q_c over a task's classes, for the softmax p and a one-hot q whose zeros are 1e-4: mean of 9.21 (1 −
-    p_y). With the cross-entropy it makes the symmetric one (SLCA++; Wang et al., ICCV 2019). As above otherwise.
+    p_y). With the cross-entropy it makes the symmetric one (SLCA++; Wang et al., ICCV 2019). The
+    ``logits`` [B, C] are those of ``classes``.
     """
     own = torch.searchsorted(torch.tensor(classes, device=labels.device), labels)
     return -math.log(1e-4) * (1 - logits.softmax(1).gather(1, own[:, None])).mean()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import LinearHead, RidgeHead, align
-from evertune.methods.config import Config, option, require
-from evertune.methods.losses import task_cross_entropy
+from evertune.methods.config import option, require
 from evertune.methods.method import Batch, Collect, Generators, Method, Phase, Solve, TaskInfo, register
+from evertune.methods.ridge import RidgeGrid
+from evertune.methods.training import LocalConfig
 from evertune.statistics import Gram, TaskFeatures
 from evertune.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbeConfig(Config):
+class LinearProbeConfig(LocalConfig):
     """Options of the linear probe."""
 
     epochs: int = option(20, "epochs of each task")
@@ -28,11 +29,11 @@ class LinearProbeConfig(Config):
     relative_rate: float = option(12.5, "learning rate times mean ‖φ‖² at the start; it falls along a cosine")
     momentum: float = option(0.9, "momentum of sgd")
     weight_decay: float = option(0.0, "weight decay")
-    local: bool = option(False, "cross-entropy of the task's classes alone; weight decay still moves the other rows")
 
     presets = {"evertune": {}}  # noqa: RUF012
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "batch_size"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
         require(self.relative_rate > 0, f"relative_rate={self.relative_rate} must be positive.")
@@ -63,10 +64,8 @@ class LinearProbe(Method):
 
     def _descend(self, task: TaskInfo) -> None:
         c = self.config
-        self.task.close()
-        x, y = self.task.features.float(), self.task.labels
-
-        rest = torch.zeros(0, dtype=torch.long)
+        features, y = self.task.take()
+        x, rest = features.float(), torch.zeros(0, dtype=torch.long)
 
         def draw(n: int) -> tuple[Tensor, Tensor]:
             """Every example once, then once more in another order …"""
@@ -75,9 +74,6 @@ class LinearProbe(Method):
                 rest = torch.cat([rest, torch.randperm(len(y), generator=self.generators.sampling)])
             rows, rest = rest[:n].to(y.device), rest[n:]
             return x[rows], y[rows]
-
-        def local(logits: Tensor, labels: Tensor) -> Tensor:
-            return task_cross_entropy(logits[:, task.present], labels, task.present)
 
         align(
             self.head,
@@ -88,9 +84,8 @@ class LinearProbe(Method):
             rate=c.relative_rate / max(float(x.square().sum(1).mean()), 1e-12),
             momentum=c.momentum,
             weight_decay=c.weight_decay,
-            loss=local if c.local else F.cross_entropy,
+            loss=functools.partial(c.cross_entropy, present=task.present),
         )
-        self.task.clear()
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         return {"classifier": self.head(passes())}
@@ -105,18 +100,13 @@ class LinearProbe(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RidgeProbeConfig(Config):
+class RidgeProbeConfig(RidgeGrid):
     """Options of the ridge probe."""
 
     ridge_low: int = option(-6, "smallest candidate of the ridge strength over the mean ‖φ‖², as a power of ten")
     ridge_high: int = option(1, "largest candidate, as a power of ten")
-    strength: float | None = option(None, "a fixed ridge strength instead of the search")
 
     presets = {"evertune": {}}  # noqa: RUF012
-
-    def __post_init__(self) -> None:
-        require(self.ridge_low <= self.ridge_high, f"ridge_low={self.ridge_low} is above ridge_high={self.ridge_high}.")
-        require(self.strength is None or self.strength >= 0, f"strength={self.strength} must not be negative.")
 
 
 @register
@@ -142,8 +132,7 @@ class RidgeProbe(Method):
 
     def _solve(self) -> None:
         c = self.config
-        grid = [10.0**p for p in range(c.ridge_low, c.ridge_high + 1)]
-        self.ridge.solve(self.gram, self.gram.cross_validated(grid) if c.strength is None else c.strength)
+        self.ridge.solve(self.gram, self.gram.cross_validated(c.grid) if c.strength is None else c.strength)
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         return {"ridge": self.ridge(passes())}

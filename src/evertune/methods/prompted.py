@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from evertune.backbones import Passes
-from evertune.methods.taskwise import OURS, Taskwise, TaskwiseConfig
-from evertune.tuning import Tuning
-
-__all__ = ["OURS", "PUBLISHED", "Prompted", "PromptedConfig", "query"]
+from evertune.methods.config import option, require
+from evertune.methods.taskwise import Taskwise, TaskwiseConfig
+from evertune.tuning import ComponentPool, KeyedBank, PromptPool, Tuning
 
 PUBLISHED: dict[str, Any] = {
     "epochs": 5, "optimizer": "adam", "weight_decay": 0.0, "schedule": "constant", "head": "linear", "clip": 1.0,
@@ -23,20 +22,29 @@ PUBLISHED: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptedConfig(TaskwiseConfig):
-    """Options of a method whose prompts are chosen by a query."""
+class KeyedConfig(TaskwiseConfig):
+    """Options of a method whose prompts are chosen by keys."""
+
+    bound: float = option(1.0, "prompts and keys are drawn from U(−bound, bound)")
+    pull: float = option(1.0, "λ, weight of the cosines of queries and chosen keys")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.bound > 0, f"bound={self.bound} must be positive: equal prompts would stay equal.")
+        require(self.pull >= 0, f"pull={self.pull} must not be negative.")
 
 
 class Prompted(Taskwise):
     """The pool's prompts and keys learn with the head; a method says which of them steer an input."""
 
     trains = "prompts"
-    config: PromptedConfig
-    pool: Tuning
+    pool: PromptPool | KeyedBank | ComponentPool
 
-    def learning(self, passes: Passes) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The feature [B, L] while learning, and further terms of the loss."""
-        raise NotImplementedError
+    def close(self) -> None:
+        self.pool.close()
+
+    def restored(self) -> None:
+        self.close()
 
     def forget(self, classes: Sequence[int]) -> list[str]:
         super().forget(classes)
@@ -50,7 +58,7 @@ class Prompted(Taskwise):
         return (None, self.pool)
 
     def describe(self) -> dict[str, Any]:
-        return {"bytes": {"prompts": sum(p.nbytes for p in self.pool.parameters())}}
+        return {"bytes": {"prompts": self.pool.nbytes}}
 
 
 def query(passes: Passes) -> Tensor:

@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 from evertune.backbones import Passes, Shape
-from evertune.heads import RidgeHead, RidgeOptions, cosine_logits, project, random_projection
-from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession, FirstSessionConfig
+from evertune.heads import RidgeHead, cosine_logits, project, random_projection
+from evertune.methods.config import option
+from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS, FirstSession
 from evertune.methods.method import Batch, Collect, Generators, Phase, Solve, TaskInfo, register
+from evertune.methods.ridge import RIDGE, RidgeConfig
 from evertune.statistics import Gram, TaskFeatures
-from evertune.tuning import Tuning
-
-RIDGE: dict[str, Any] = {"features": 2000, "ridge_scale": "energy", "ridge_low": -6, "ridge_high": 1}
-"""The ridge part of the ``evertune`` presets."""
-
 
 RELEASED: dict[str, Any] = {
     "ridge_low": -8,
@@ -30,39 +26,6 @@ RELEASED: dict[str, Any] = {
     "by_kind": ZERO_PROMPTS,
 }
 """What the released code does otherwise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RidgeConfig(FirstSessionConfig):
-    """Options of a method with ridge heads."""
-
-    features: int = option(10_000, "M, number of random features; 0 for ridge on the features themselves")
-    ridge_low: int = option(3, "smallest candidate of the ridge strength, as a power of ten")
-    ridge_high: int = option(8, "largest candidate, as a power of ten")
-    ridge_scale: Literal["features", "energy", "none"] = option(
-        "features", "what multiplies the candidates: M/10⁴, the task's mean ‖h‖², or nothing as released (T20)"
-    )
-    ridge_split: Literal["stratified", "shuffled", "loo"] = option(
-        "stratified", "how λ is judged: on 20 % of the task by class or not (T5, T6), or by leave-one-out"
-    )
-    strength: float | None = option(None, "a fixed ridge strength instead of the search")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.features >= 0, f"features={self.features} must not be negative.")
-        require(self.ridge_low <= self.ridge_high, f"ridge_low={self.ridge_low} is above ridge_high={self.ridge_high}.")
-        require(self.strength is None or self.strength >= 0, f"strength={self.strength} must not be negative.")
-
-    @property
-    def ridge(self) -> RidgeOptions:
-        factor = self.features / 1e4 if self.ridge_scale == "features" and self.features else 1.0
-        return RidgeOptions(
-            grid=tuple(10.0**p * factor for p in range(self.ridge_low, self.ridge_high + 1)),
-            strength=self.strength,
-            fraction=0.0 if self.ridge_split == "loo" else 0.2,
-            stratified=self.ridge_split == "stratified",
-            relative=self.ridge_scale == "energy",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +83,6 @@ class RanPAC(FirstSession):
         self.gram.drop(classes)
         self.ridge.drop(classes)
         return [*super().forget(classes), self.gram.stays]
-
-    @property
-    def branches(self) -> tuple[Tuning | None, ...]:
-        return (self.branch,)
 
     def describe(self) -> dict[str, Any]:
         return {"ridge strength": float(self.ridge.strength)}

@@ -17,19 +17,17 @@ from evertune.heads import LinearHead
 from evertune.methods.config import option, require
 from evertune.methods.losses import task_cross_entropy
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
-from evertune.methods.taskwise import OURS
-from evertune.methods.training import TuningConfig, parameters_of
+from evertune.methods.training import OURS, ScaledConfig, TuningConfig, parameters_of
 from evertune.statistics import ShownClasses, TaskCentroids, TaskFeatures
 from evertune.tuning import Bank, Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPromptConfig(TuningConfig):
+class SPromptConfig(ScaledConfig, TuningConfig):
     """Options of S-Prompts; ``paper`` is the released setting for DomainNet and CORe50: there is none for CIFAR-100."""
 
     tuning: str = option("prompt", "kind of tuning that each task has; its own options are tuning.<name>")
     blocks: str = option("0", "which blocks are tuned; prompts of the first one alone are input prompts")
-    tuning_options: dict[str, Any] = option({"length": 10}, "options of the tuning")  # noqa: RUF009
     centroids: int = option(5, "K, centroids of each task's plain features")
     head: Literal["imprinted", "linear"] = option(
         "imprinted", "linear on directions, from the mean of each class; or linear as published, drawn at random"
@@ -37,7 +35,7 @@ class SPromptConfig(TuningConfig):
     sigma_init: float = option(10.0, "length of imprinted rows at the start")
 
     presets = {  # noqa: RUF012
-        "evertune": OURS | {"centroids": 10},
+        "evertune": OURS | {"tuning_options": {"length": 20}, "centroids": 10},
         "paper": {
             "tuning_options": {"length": 10, "bound": 0.036}, "epochs": 10, "batch_size": 128, "rate": 0.01,
             "weight_decay": 2e-4, "decay": "all", "head": "linear",
@@ -47,7 +45,6 @@ class SPromptConfig(TuningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.centroids >= 1, f"centroids={self.centroids} must be at least 1.")
-        require(self.sigma_init > 0, f"sigma_init={self.sigma_init} must be positive.")
 
 
 @register

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from evertune.backbones import Passes, Shape
 from evertune.heads import CosineHead, RidgeHead, project, random_projection
 from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE, ZERO_PROMPTS
+from evertune.methods.first_session import ZERO_PROMPTS
 from evertune.methods.losses import aggregate, alignment, cross_classification, transfer
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
-from evertune.methods.ranpac import RIDGE, RidgeConfig
-from evertune.methods.training import parameters_of
+from evertune.methods.ridge import RIDGE, RidgeConfig
+from evertune.methods.training import OURS_LORA, parameters_of
 from evertune.statistics import Gram, TaskFeatures
 from evertune.tuning import Tuning
 
@@ -57,7 +57,7 @@ class SAFEConfig(RidgeConfig):
     scale: float | None = option(None, "fixed scale of the logits at inference, if not sigma_init")
 
     presets = {  # noqa: RUF012
-        "evertune": EVERTUNE
+        "evertune": OURS_LORA
         | RIDGE
         | {"follow_epochs": 3, "follow_horizon": 3, "follow_rate": 1e-3, "lambda_cos": 1.0},
         "paper": PAPER,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +15,12 @@ from torch.nn import functional as F
 from evertune.backbones import Passes, Shape
 from evertune.heads import LinearHead, align, normalised
 from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE
 from evertune.methods.losses import reverse_cross_entropy, task_cross_entropy
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
-from evertune.methods.training import TuningConfig
+from evertune.methods.training import OURS_LORA, AlignedConfig
 from evertune.statistics import ClassGaussians, TaskFeatures
-from evertune.tuning import Tuning, make_tuning
+from evertune.tuning import Tuning
 
-OURS: dict[str, Any] = {"first": 1.0, "align_epochs": 30}
 PAPER: dict[str, Any] = {"tuning": "full", "schedule": "step", "decay": "all", "batch_size": 128}
 PLUS: dict[str, Any] = PAPER | {
     "tuning": "lora", "tuning_options": {"rank": 4, "alpha": 3.2, "targets": "qkv"},
@@ -32,28 +30,22 @@ PLUS: dict[str, Any] = PAPER | {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SLCAConfig(TuningConfig):
+class SLCAConfig(AlignedConfig):
     """Options of SLCA."""
 
-    epochs: int = option(20, "epochs of each task")
     slow: float = option(0.01, "factor on the tuning's rate")
     first: float | None = option(None, "the same in the first task, if it is another")
     milestone: int = option(18, "epochs after which schedule=step takes a tenth")
     reverse: float = option(0.0, "weight of the reverse cross-entropy, which makes the loss symmetric (SLCA++)")
 
     align: bool = option(True, "align the classifier; without, it is the slow learner alone")
-    statistics: Literal["covariance", "variance", "lowrank"] = option(
-        "covariance", "what is kept of a class's features beside their mean"
-    )
-    align_epochs: int = option(5, "epochs of the alignment")
     draws: int = option(256, "draws of each class in each of them, and in each batch of all classes")
-    align_rate: float = option(0.01, "rate of the alignment at the start")
     temperature: float | None = option(0.1, "τ of the logit normalisation, or none")
     mean_decay: float = option(0.1, "means are drawn 1 − this · (tasks since) / (tasks) times as long")
     shrink: float = option(0.0, "μ: draws are 1 + μ · (tasks since) times smaller, rows larger (SLCA++)")
 
     presets = {  # noqa: RUF012
-        "evertune": {name: value for name, value in EVERTUNE.items() if name != "sigma_init"} | OURS,
+        "evertune": OURS_LORA | {"first": 1.0, "align_epochs": 30},
         "paper": PAPER,
         "slca++": PLUS,
     }
@@ -62,10 +54,9 @@ class SLCAConfig(TuningConfig):
         super().__post_init__()
         for name in ("epochs", "milestone", "draws"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("slow", "reverse", "align_epochs", "shrink"):
+        for name in ("slow", "reverse", "shrink"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
         require(self.first is None or self.first >= 0, f"first={self.first} must not be negative, or none.")
-        require(self.align_rate > 0, f"align_rate={self.align_rate} must be positive.")
         require(self.temperature is None or self.temperature > 0, f"temperature={self.temperature} must be positive.")
         require(0 <= self.mean_decay <= 1, f"mean_decay={self.mean_decay} must be between 0 and 1.")
 
@@ -86,7 +77,7 @@ class SLCA(Method):
 
     def __init__(self, config: SLCAConfig, shape: Shape, width: int, generators: Generators) -> None:
         super().__init__(config, shape, width, generators)
-        self.tuning = make_tuning(config.tuning, shape, generators.init, blocks=config.blocks, **config.tuning_options)
+        self.tuning = config.fresh(shape, generators.init)
         self.head, self.aligned = LinearHead(width), LinearHead(width)
         self.own = LinearHead(width)  # the rows of a task's classes, while it is learned
         self.features = TaskFeatures()
@@ -196,5 +187,4 @@ class SLCA(Method):
         return (self.tuning,)
 
     def describe(self) -> dict[str, Any]:
-        tuning = sum(p.nbytes for p in self.tuning.parameters())
-        return {"bytes": {"tuning": tuning, "statistics": self.gaussians.nbytes}}
+        return {"bytes": {"tuning": self.tuning.nbytes, "statistics": self.gaussians.nbytes}}

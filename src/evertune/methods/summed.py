@@ -11,7 +11,8 @@ from torch import Tensor
 from evertune.backbones import Passes, Shape
 from evertune.methods.config import option
 from evertune.methods.method import Generators
-from evertune.methods.taskwise import OURS, Taskwise, TaskwiseConfig
+from evertune.methods.taskwise import Taskwise, TaskwiseConfig
+from evertune.methods.training import OURS
 from evertune.tuning import Directions, Tuning, parse_blocks
 
 SLOWER: dict[str, Any] = OURS | {"blocks": "0-2", "rate": 2e-3}
@@ -58,4 +59,4 @@ class Summed(Taskwise):
         ]
 
     def describe(self) -> dict[str, Any]:
-        return {"bytes": {"tuning": sum(p.nbytes for p in self.tuning.parameters())}}
+        return {"bytes": {"tuning": self.tuning.nbytes}}

@@ -1,41 +1,35 @@
-"""A head that grows over one tuned feature, and tasks that train on their own classes alone: what methods of chosen
-prompts and those of summed directions share."""
+"""A head that grows over one tuned feature, and tasks that train on their own classes alone: what LAE, the methods of
+chosen prompts and those of summed directions share."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from evertune.backbones import Passes, Shape
 from evertune.heads import CosineHead, LinearHead
 from evertune.methods.config import option, require
-from evertune.methods.losses import task_cross_entropy
+from evertune.methods.losses import masked_cross_entropy
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo
-from evertune.methods.training import TrainingConfig, parameters_of
+from evertune.methods.training import ScaledConfig, parameters_of
 from evertune.statistics import ClassMeans
-
-OURS: dict[str, Any] = {"epochs": 10, "optimizer": "adam", "rate": 5e-3, "weight_decay": 0.0}
-"""The training of the ``evertune`` presets, that of the other methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskwiseConfig(TrainingConfig):
+class TaskwiseConfig(ScaledConfig):
     """Options of the head and of its training."""
 
-    epochs: int = option(20, "epochs of each task")
     head: Literal["cosine", "linear"] = option(
         "cosine", "cosine, whose rows start as means of their classes, or linear as published, drawn at random"
     )
-    sigma_init: float = option(10.0, "scale of the cosine head at the start")
     clip: float | None = option(None, "bound of the gradient's norm")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.sigma_init > 0, f"sigma_init={self.sigma_init} must be positive.")
         require(self.clip is None or self.clip > 0, f"clip={self.clip} must be positive, or none.")
 
 
@@ -90,12 +84,16 @@ class Taskwise(Method):
         """The feature [B, L] while learning, and further terms of the loss."""
         return self.feature(passes), {}
 
+    def imprinted(self, passes: Passes) -> Tensor:
+        """The feature [B, L] whose class means the rows of new classes start as: that of learning."""
+        return self.learning(passes)[0]
+
     def trained(self) -> list[nn.Parameter]:
         """Of these, those that are not frozen learn."""
         return parameters_of(*(tuning for tuning in self.branches if tuning is not None), self.head)
 
     def _collect(self, batch: Batch) -> None:
-        self.means.update(self.learning(batch.passes)[0], batch.labels)
+        self.means.update(self.imprinted(batch.passes), batch.labels)
 
     def _grow(self, task: TaskInfo) -> None:
         if isinstance(self.head, LinearHead):
@@ -110,7 +108,7 @@ class Taskwise(Method):
 
     def classification(self, task: TaskInfo, feature: Tensor, labels: Tensor) -> Tensor:
         """Logits of other classes are left out."""
-        return task_cross_entropy(self.head(feature)[:, list(task.present)], labels, task.present)
+        return masked_cross_entropy(self.head(feature), labels, task.present)
 
     def scores(self, passes: Passes) -> dict[str, Tensor]:
         return {"classifier": self.head(self.feature(passes))}

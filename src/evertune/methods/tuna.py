@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,42 +15,37 @@ from torch import Tensor, nn
 from evertune.backbones import Passes, Shape
 from evertune.heads import CosineHead, align
 from evertune.methods.config import option, require
-from evertune.methods.first_session import EVERTUNE, FirstSessionConfig
-from evertune.methods.losses import entropy, row_means, separation, task_cross_entropy
+from evertune.methods.losses import entropy, masked_cross_entropy, row_means, separation
 from evertune.methods.method import Batch, Collect, Generators, Method, Optimise, Phase, Solve, TaskInfo, register
+from evertune.methods.training import OURS_LORA, AlignedConfig, ScaledConfig
 from evertune.statistics import ClassGaussians, TaskFeatures
 from evertune.tuning import Bank, Tuning, fuse
 
 
 @dataclass(frozen=True, kw_only=True)
-class TUNAConfig(FirstSessionConfig):
+class TUNAConfig(ScaledConfig, AlignedConfig):
     """Options of TUNA; the paper preset is the released CIFAR-100 configuration, with L_orth."""
 
     epochs: int = option(15, "epochs of each task")
     sigma_init: float = option(20.0, "s, scale of the cosine head; it stays what it is")
     orthogonal: float = option(0.0, "λ of L_orth, which weighs λ exp(−t) in task t")
 
-    statistics: Literal["covariance", "variance", "lowrank"] = option(
-        "covariance", "what is kept of a class's features beside their mean"
-    )
     statistics_rank: int = option(10, "directions per class, for lowrank")
     align_epochs: int = option(30, "epochs of the alignment; 0 leaves it out")
     align_samples: int = option(5, "draws of each class in each of them, in batches")
     align_rate: float = option(0.005, "rate of the alignment at the start")
 
     presets = {  # noqa: RUF012
-        "evertune": EVERTUNE | {"sigma_init": 20.0, "statistics": "lowrank"},
+        "evertune": OURS_LORA | {"statistics": "lowrank"},
         "paper": {"tuning_options": {"bottleneck": 16}, "batch_size": 16, "decay": "all", "orthogonal": 1e-3},
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.epochs >= 1, f"epochs={self.epochs} must be at least 1: without training, all adapters are equal.")
-        for name in ("orthogonal", "align_epochs"):
-            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
+        require(self.orthogonal >= 0, f"orthogonal={self.orthogonal} must not be negative.")
         for name in ("statistics_rank", "align_samples"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
-        require(self.align_rate > 0, f"align_rate={self.align_rate} must be positive.")
 
 
 @register
@@ -104,15 +99,15 @@ class TUNA(Method):
 
     def loss(self, task: TaskInfo, earlier: Tensor | None, batch: Batch) -> Mapping[str, Tensor]:
         adapter = self.bank[task.index]
-        logits = self.head(batch.passes(adapter))[:, list(task.present)]
-        terms = {"classification": task_cross_entropy(logits, batch.labels, task.present)}
+        logits = self.head(batch.passes(adapter))
+        terms = {"classification": masked_cross_entropy(logits, batch.labels, task.present)}
         if earlier is not None:
             weight = self.config.orthogonal * math.exp(-1 - task.index)
             terms["orthogonality"] = weight * separation(row_means(adapter.writes()), earlier)
         return terms
 
     def trained(self) -> list[nn.Parameter]:
-        return [*self.bank[len(self.bank) - 1].parameters(), self.head.weight]
+        return [*self.bank.last.parameters(), self.head.weight]
 
     def _fuse(self) -> None:
         self.restored()
@@ -124,7 +119,7 @@ class TUNA(Method):
     # -- classifier alignment ------------------------------------------------------------------------------------------
 
     def _collect(self, batch: Batch) -> None:
-        self.features.add(batch.passes(self.bank[len(self.bank) - 1]), batch.labels)
+        self.features.add(batch.passes(self.bank.last), batch.labels)
 
     def _align(self, task: TaskInfo) -> None:
         """Gaussians of the task's classes under its own adapter; then the head learns all classes on draws of them."""

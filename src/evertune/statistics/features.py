@@ -36,6 +36,13 @@ class TaskFeatures(Growing):
             self.features, self.labels = features, labels
             self._parts = []
 
+    def take(self) -> tuple[Tensor, Tensor]:
+        """All that was added, which is not kept any longer."""
+        self.close()
+        taken = self.features, self.labels
+        self.clear()
+        return taken
+
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """A few thousand rows at a time, so that lifting them to many features stays small."""
         yield from zip(torch.split(self.features, CHUNK), torch.split(self.labels, CHUNK), strict=True)

@@ -138,9 +138,7 @@ class ClassGaussians(Growing):
 
     def learn(self, features: TaskFeatures, task: int, generator: torch.Generator) -> None:
         """:meth:`fit` on all that was collected of a task, which is then forgotten."""
-        features.close()
-        self.fit(features.features, features.labels, task, generator)
-        features.clear()
+        self.fit(*features.take(), task, generator)
 
     def _entry(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The components of one entry with samples ``rows`` [n, L], by the name of their buffer."""

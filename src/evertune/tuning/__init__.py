@@ -9,7 +9,7 @@ from evertune.tuning.fuse import fuse
 from evertune.tuning.lora import LoRA, LowRank
 from evertune.tuning.make import TUNINGS, make_tuning, parse_blocks, tuning_options, validate_tuning
 from evertune.tuning.merge import merged
-from evertune.tuning.pool import Chosen, KeyedBank, PromptPool
+from evertune.tuning.pool import Chosen, KeyedBank, PromptPool, cosines
 from evertune.tuning.prefix import Prefix
 from evertune.tuning.prompt import Prompt
 from evertune.tuning.sequential import SequentialAdapter
@@ -41,6 +41,7 @@ __all__ = [
     "TokenMixing",
     "Tuning",
     "Watched",
+    "cosines",
     "fuse",
     "make_tuning",
     "merged",

@@ -48,7 +48,12 @@ class Bank(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of one slot's parameters."""
-        return sum(p.numel() * p.element_size() for p in self.template.parameters())
+        return self.template.nbytes
+
+    @property
+    def last(self) -> Tuning:
+        """The slot opened last; an error as for any slot that is not there."""
+        return self[len(self) - 1]
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -82,7 +87,7 @@ class Bank(nn.Module):
             The source is another kind of thing, or no slot.
         """
         if source is None:
-            source = self[len(self) - 1] if len(self) else self.template
+            source = self.last if len(self) else self.template
         elif isinstance(source, int):
             source = self[source]
         if _described(source) != _described(self.template):

@@ -81,8 +81,7 @@ class ComponentPool(Tuning):
 
     def close(self) -> None:
         """No component learns any more."""
-        for task in self.tasks:
-            task.freeze()
+        self.tasks.freeze()
 
     def weights(self, block: int, query: Tensor) -> Tensor:
         """α of queries [B, D], [B, M]."""

@@ -102,6 +102,9 @@ class PromptPool(Tuning):
         """Σ of the cosines of each query [B, D] with its chosen keys ``ids`` [B, N], over B."""
         return cosines(query, self.keys).gather(1, ids).sum() / len(query)
 
+    def close(self) -> None:
+        """All of it goes on learning: there is one pool for all tasks."""
+
     def select(self, choice: Tensor, position: Tensor | None = None) -> Chosen:
         """The prompts with the ids [B, N] in front of each sample, each token at the ``position`` [D] of CLS."""
         prompts = self.prompts[choice].flatten(1, 2)
@@ -144,10 +147,9 @@ class KeyedBank(Tuning):
         slot = self.experts.open()
         slot.get_parameter("key").data.copy_(uniform((self.shape.width,), self.bound, generator).data)
 
-    def close(self, tasks: int) -> None:
-        """The tunings and keys of the first ``tasks`` tasks no longer learn; the general one does."""
-        for slot in range(tasks):
-            self.experts.freeze(slot)
+    def close(self) -> None:
+        """The tunings and keys that are there no longer learn; the general one does."""
+        self.experts.freeze()
 
     def nearest(self, query: Tensor) -> Tensor:
         """The task [B] whose key is nearest to each query [B, D]."""

@@ -99,6 +99,11 @@ class Tuning(nn.Module):
         return self.eval()
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the parameters."""
+        return sum(p.nbytes for p in self.parameters())
+
+    @property
     def frozen(self) -> bool:
         return not any(p.requires_grad for p in self.parameters())
 
