@@ -113,6 +113,12 @@ def test_another_tuning_drops_the_preset_s_options() -> None:
     assert config.tuning_options == {"prompts": 3, "deep": True, "init": "random"}
 
 
+@pytest.mark.parametrize(("name", "preset"), [("s_prompt", "paper"), ("tuna", "paper"), ("safe", "evertune")])
+def test_naming_the_preset_s_own_tuning_changes_nothing(name: str, preset: str) -> None:
+    plain: Any = METHODS[name].config_type.make(preset)
+    assert METHODS[name].config_type.make(preset, tuning=plain.tuning) == plain
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "wanted"),
     [("3", int, 3), ("1e-2", float, 0.01), (2, float, 2.0), ("Yes", bool, True), ("0", bool, False), ("x", str, "x"),

@@ -70,6 +70,15 @@ def test_l2p_votes_only_while_learning(backbone: TimmViT, stream: Stream, test: 
     torch.testing.assert_close(voted.scores(test)[:4], alone, rtol=1e-4, atol=1e-4)
 
 
+def test_new_rows_of_l2p_start_the_same_whatever_the_batches(backbone: TimmViT, stream: Stream) -> None:
+    rows = []
+    for size in (2, 64):
+        me = learner("l2p", backbone, voting="batch", epochs=0, eval_batch=size)
+        me.learn(stream[0])
+        rows.append(me.method.head.weight.detach())
+    torch.testing.assert_close(rows[0], rows[1], rtol=1e-5, atol=1e-6)
+
+
 def test_dualprompt_asks_the_nearest_key(backbone: TimmViT, stream: Stream, test: Source) -> None:
     me = learner("dualprompt", backbone, blocks="0-2")
     method = cast(DualPrompt, me.method)
