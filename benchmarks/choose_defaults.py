@@ -160,7 +160,7 @@ DUALPROMPT: dict[str, dict[str, Any]] = {
 CODA: dict[str, dict[str, Any]] = {
     "as it is": {},
     **{f"rate {rate:g}": {"rate": rate} for rate in (1e-3, 2e-2)},
-    **{f"L_ortho at {weight:g}": {"orthogonality": weight} for weight in (0.0, 1.0)},
+    **{f"L_ortho at {weight:g}": {"orthogonality": weight} for weight in (0.0, 0.1, 1.0)},
 }
 S_PROMPT: dict[str, dict[str, Any]] = {
     "as it is": {},

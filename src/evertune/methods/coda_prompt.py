@@ -25,13 +25,13 @@ class CodaPromptConfig(TaskwiseConfig):
     blocks: str = option("0-4", "which blocks hold prefixes: all, 0-2, 0,3,7 …")
     components: int = option(10, "M / T, components that each task adds to each block")
     length: int = option(4, "L_p / 2, keys (and as many values) of a component in each block")
-    orthogonality: float = option(0.1, "λ, weight of the penalty on components that are not orthonormal")
+    orthogonality: float = option(1e-7, "λ, weight of the penalty on components that are not orthonormal")
 
     presets = {  # noqa: RUF012
         "evertune": OURS,
         "paper": {
             "epochs": 20, "batch_size": 128, "optimizer": "adam", "rate": 1e-3, "weight_decay": 0.0,
-            "schedule": "quarter", "head": "linear", "orthogonality": 1e-7,
+            "schedule": "quarter", "head": "linear",
         },
     }  # fmt: skip
 
