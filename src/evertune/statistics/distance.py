@@ -101,6 +101,7 @@ class TaskCentroids(Growing):
         That of a sample's direction to the nearest direction among the task's centroids, ‖û/‖û‖ − q/‖q‖‖.
         """
         directions, own = (F.normalize(x.double(), dim=1) for x in (features, self.centroids))
+        # By products, as for larger batches otherwise, the last bits would depend on who else is asked for.
         distances = torch.cdist(directions, own, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distances.new_full((len(distances), self.tasks), 2.0)  # rounding may put them above
         return nearest.scatter_reduce_(1, self.owner.to(nearest.device).expand_as(distances), distances, "amin")
